@@ -1,0 +1,73 @@
+"""The datapath of one VM: link, TCP, UDP, and the readiness of every descriptor of the process."""
+
+from collections.abc import Sequence
+from typing import Any
+
+class Engine:
+    """Carries a guest's traffic between its link and host sockets; hands what needs thought to Python.
+
+    Addresses are 16 bytes wherever they appear, IPv4 as ``::ffff:a.b.c.d``.
+    """
+
+    def __init__(
+        self,
+        link_fd: int,
+        framing: str,
+        mtu: int,
+        gateway_mac: bytes,
+        gateway_ip: bytes,
+        subnet: bytes,
+        prefix_len: int,
+        *,
+        resync: bool = False,
+        guest_mac: bytes = b"",
+        readiness: str = "auto",
+    ) -> None:
+        """Take `link_fd` (made non-blocking, closed by `close`).
+
+        `framing` is ``stream32`` or ``stream16``; `prefix_len` counts in 128 bits (an IPv4 /24 is 120); `readiness` is
+        ``epoll``, ``poll`` or ``auto``. Raises ValueError on an unknown framing or an MTU outside 576..65535.
+        """
+    # --- the selector's side
+    @property
+    def upcall_fd(self) -> int:
+        """A descriptor to give to `register`: `run` reports it readable while upcalls wait."""
+    def register(self, fd: int, events: int) -> None: ...
+    def modify(self, fd: int, events: int) -> None: ...
+    def unregister(self, fd: int) -> None: ...
+    def run(self, timeout: float) -> list[tuple[int, int]]:
+        """Carry traffic until a registered descriptor is ready, upcalls wait or `timeout` seconds have passed.
+
+        A negative timeout waits without end. Returns (fd, events), events as `selectors.EVENT_READ|EVENT_WRITE`.
+        """
+    # --- the control side
+    def take_upcalls(self) -> list[tuple[Any, ...]]:
+        """All waiting upcalls, oldest first; their shapes are in `worker.upcalls`."""
+    def set_verdict(
+        self, proto: int, dst: bytes, dport: int, action: int, host_addr: bytes = b"", host_port: int = 0
+    ) -> None:
+        """Remember what happens to traffic for (proto 6 or 17, dst, dport), until `clear_verdicts` or eviction."""
+    def clear_verdicts(self) -> None: ...
+    def map_address(self, guest_side: bytes, host_side: bytes) -> None:
+        """The reverse of NAT: datagrams from `host_side` reach the guest from `guest_side`."""
+    def inject(self, frame: bytes) -> None:
+        """Handle a frame as if the guest had sent it now."""
+    def send_frame(self, frame: bytes) -> bool:
+        """Queue an Ethernet frame to the guest; False (and counted) when the queue is full."""
+    def send_udp(
+        self, src: bytes, sport: int, dst: bytes, dport: int, payload: bytes, dst_mac: bytes = b""
+    ) -> bool:
+        """Queue a datagram to the guest, fragmented where it is larger than the MTU; `dst_mac` default: the guest's."""
+    def add_listener(self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int) -> None:
+        """Serve a forwarded port: `fd` is a listening TCP or bound UDP socket, owned by the engine from now on."""
+    def remove_listener(self, forward_id: int) -> None:
+        """Close the forward's socket; live connections go on. Raises KeyError on an unknown id."""
+    def counters(self) -> dict[str, int]:
+        """Every counter and gauge, by dotted name."""
+    def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, int, int, int]]:
+        """Open flows: (proto, guest address, port, peer address, port, state, bytes from guest, bytes to guest)."""
+    @property
+    def guest_mac(self) -> bytes:
+        """The guest's MAC, empty until a frame came."""
+    def close(self) -> None:
+        """Reset every flow, send what the link still takes, close every descriptor of the engine."""
