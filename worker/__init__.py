@@ -1,0 +1,1 @@
+"""One VM's network: everything that looks at a guest's bytes."""

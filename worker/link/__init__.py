@@ -1,0 +1,1 @@
+"""Link framings: how Ethernet frames lie on a VM's socket."""

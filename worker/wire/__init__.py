@@ -1,0 +1,1 @@
+"""Wire formats: parse and emit headers; no state, no I/O."""
