@@ -1,0 +1,60 @@
+# make install   .venv with Moorage in it, and nothing else
+# make run       the service in the foreground; ARGS="..." are moorage serve's
+# make test      everything: Debian packages (as root), lint, types, tests
+# make bench     Moorage beside passt and slirp4netns
+# make lint, types, check (both), format
+
+PYTHON ?= python3
+BIN := .venv/bin
+EXTENSION := setup.py pyproject.toml $(shell find worker -name '*.pyx' -o -name '*.pxd')
+STUBBED := $(subst /,.,$(patsubst %.pyx,%,$(shell find worker -name '*.pyx')))
+SOURCES := proto supervisor worker api cli agent tests bench setup.py
+
+.PHONY: install dev run test packages lint types check format bench clean
+
+install: .venv/.installed
+
+.venv/.installed: $(EXTENSION)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+dev: .venv/.dev
+
+.venv/.dev: pyproject.toml | install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	touch $@
+
+run: install
+	exec $(BIN)/moorage serve $(ARGS)
+
+packages:
+	scripts/install-test-packages
+	scripts/fetch-guest-kernel
+
+test: install dev packages check
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types
+
+lint: dev
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/cython-lint --quiet worker
+
+types: install dev
+	$(BIN)/mypy
+	$(if $(STUBBED),$(BIN)/python -m mypy.stubtest --mypy-config-file pyproject.toml \
+		--allowlist tests/project/stubtest-allowlist.txt --ignore-unused-allowlist $(STUBBED))
+
+format: dev
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format --quiet .
+
+bench: install dev packages
+	$(BIN)/python -m bench $(ARGS)
+
+clean:
+	rm -rf build *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .venv
+	find worker -name '*.so' -delete
