@@ -1,0 +1,233 @@
+"""gvproxy's HTTP API (containers/gvisor-tap-vsock 3405fe5c): the routes podman, CRC and Lima call.
+
+Paths, status codes, bodies and error texts are gvproxy's, so that its clients need no change: they match on texts such
+as ``proxy already running``. Everything here is about the network ``default``. Not here yet: forwards of unix sockets,
+``/tunnel`` and ``/connect``.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Any
+
+from flask import Blueprint, Response, request
+
+from api import golang
+from api.golang import GoError
+from api.supervisor_client import ask
+from proto.errors import RequestFailed
+from proto.messages import (
+    AddZone,
+    Empty,
+    Expose,
+    Forwards,
+    Leases,
+    ListForwards,
+    ListLeases,
+    ListVms,
+    ListZones,
+    Stats,
+    SumStats,
+    Unexpose,
+    Vms,
+    Zone,
+    ZoneRecord,
+    Zones,
+)
+from proto.messages import Forward as ForwardMessage
+
+blueprint = Blueprint("gvproxy", __name__)
+
+ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+"""gvproxy does not look at the method, but for the three routes that say ``post only``."""
+
+EXPOSE_FIELDS = {"local": str, "remote": str, "protocol": str}
+UNEXPOSE_FIELDS = {"local": str, "protocol": str}
+ZONE_FIELDS = {"Name": str, "Records": list, "DefaultIP": str}
+RECORD_FIELDS = {"Name": str, "IP": str, "Regexp": str}
+
+
+def text_error(status: int, message: str) -> Response:
+    """Go's `http.Error`."""
+    return Response(
+        f"{message}\n", status, {"X-Content-Type-Options": "nosniff"}, content_type="text/plain; charset=utf-8"
+    )
+
+
+def json_answer(value: Any) -> Response:
+    """JSON under the content type that Go's sniffing gives it."""
+    return Response(golang.encode_value(value), content_type="text/plain; charset=utf-8")
+
+
+def empty_answer() -> Response:
+    """200 without a body or a type."""
+    answer = Response(b"")
+    del answer.headers["Content-Type"]
+    return answer
+
+
+@blueprint.errorhandler(GoError)
+def on_bad_request(error: GoError) -> Response:
+    """A body that Go would not have decoded."""
+    return text_error(400, str(error))
+
+
+# --- forwards ------------------------------------------------------------------------------------------------------
+
+
+@blueprint.route("/services/forwarder/all", methods=ANY_METHOD)
+def all_forwards() -> Response:
+    """Every forward, sorted by local address, then protocol."""
+    forwards = [forward for forward in ask(ListForwards(), Forwards).forwards if forward.network == "default"]
+    forwards.sort(key=lambda forward: (forward.local, forward.protocol))
+    return json_answer(
+        [{"local": forward.local, "remote": forward.remote, "protocol": forward.protocol} for forward in forwards]
+    )
+
+
+@blueprint.route("/services/forwarder/expose", methods=ANY_METHOD)
+def expose() -> Response:
+    """Forward a port of the host to one of a VM."""
+    wanted = read_body("ExposeRequest", EXPOSE_FIELDS)
+    local, protocol = wanted.get("local", ""), wanted.get("protocol") or "tcp"
+    if protocol not in ("tcp", "udp"):
+        return text_error(500, f"unknown protocol {protocol}")
+    remote = remote_address(wanted.get("remote", ""))
+    try:
+        if remote.count(":") != 1:
+            raise GoError("invalid remote addr")
+        golang.parse_port(remote.partition(":")[2])
+    except GoError as error:  # found while the forward is set up: gvproxy's fault, not the caller's
+        return text_error(500, str(error))
+    try:
+        ask(Expose(local, remote, protocol), ForwardMessage)
+    except RequestFailed as error:
+        return refused_forward(error, local, protocol)
+    return empty_answer()
+
+
+@blueprint.route("/services/forwarder/unexpose", methods=ANY_METHOD)
+def unexpose() -> Response:
+    """Stop a forward; its live connections go on."""
+    wanted = read_body("UnexposeRequest", UNEXPOSE_FIELDS)
+    try:
+        ask(Unexpose(wanted.get("local", ""), wanted.get("protocol") or "tcp"), Empty)
+    except RequestFailed as error:
+        if error.failure.code != "not-found":
+            raise
+        return text_error(500, "proxy not found")
+    return empty_answer()
+
+
+def remote_address(remote: str) -> str:
+    """The remote end as asked for; without a host it is the caller's own address."""
+    host, port = golang.split_host_port(remote)
+    if host:
+        return remote
+    if not request.remote_addr:
+        raise GoError("address @: missing port in address")  # a caller on a unix socket has none
+    return f"{request.remote_addr}:{port}"
+
+
+def refused_forward(error: RequestFailed, local: str, protocol: str) -> Response:
+    """gvproxy's words for the supervisor's reasons."""
+    code = error.failure.code
+    if code == "unavailable":
+        raise error
+    if code == "conflict":
+        return text_error(500, f"proxy already running for {protocol} on {local}")
+    if code == "in-use":
+        return text_error(500, f"listen {protocol} {local}: bind: address already in use")
+    return text_error(500, error.failure.message)
+
+
+# --- what the network knows ------------------------------------------------------------------------------------------
+
+
+@blueprint.route("/leases", methods=ANY_METHOD)
+@blueprint.route("/services/dhcp/leases", methods=ANY_METHOD)
+def leases() -> Response:
+    """Address to MAC, the gateway's own included."""
+    known = ask(ListLeases(), Leases)
+    table = {lease.ip: lease.mac for lease in known.leases} | {known.gateway_ip: known.gateway_mac}
+    return json_answer(dict(sorted(table.items())))
+
+
+@blueprint.route("/cam", methods=ANY_METHOD)
+def cam() -> Response:
+    """MAC to connection number: VMs are numbered in the order they were attached."""
+    vms = sorted(ask(ListVms(), Vms).vms, key=lambda vm: vm.attached_at)
+    return json_answer({vm.mac: number for number, vm in enumerate(vms) if vm.mac})
+
+
+@blueprint.route("/stats", methods=ANY_METHOD)
+def stats() -> Response:
+    """Counters of all VMs, nested at the dots of their names."""
+    counters = ask(SumStats(), Stats).counters
+    sent, received = counters.get("link.tx_bytes", 0), counters.get("link.rx_bytes", 0)
+    return json_answer({"BytesSent": sent, "BytesReceived": received} | nested(counters))
+
+
+def nested(counters: dict[str, int]) -> dict[str, Any]:
+    """``{"tcp.flows": 1}`` as ``{"tcp": {"flows": 1}}``."""
+    tree: dict[str, Any] = {}
+    for name, value in sorted(counters.items()):
+        *path, leaf = name.split(".")
+        node = tree
+        for step in path:
+            node = node.setdefault(step, {})
+        node[leaf] = value
+    return tree
+
+
+# --- DNS -----------------------------------------------------------------------------------------------------------
+
+
+@blueprint.route("/services/dns/all", methods=ANY_METHOD)
+def zones() -> Response:
+    """The zones that the gateway answers itself; ``null`` when there are none."""
+    return json_answer([zone_body(zone) for zone in ask(ListZones(), Zones).zones] or None)
+
+
+@blueprint.route("/services/dns/add", methods=ANY_METHOD)
+def add_zone() -> Response:
+    """Add a zone, or put records before those of the zone of that name."""
+    wanted = read_body("Zone", ZONE_FIELDS)
+    records = tuple(zone_record(record) for record in wanted.get("Records", ()))
+    ask(AddZone(Zone(wanted.get("Name", ""), records, checked_ip(wanted.get("DefaultIP", "")))), Empty)
+    return empty_answer()
+
+
+def zone_body(zone: Zone) -> dict[str, Any]:
+    """A zone in gvproxy's shape."""
+    records = [
+        {"Name": record.name, "IP": record.ip} | ({"Regexp": record.regexp} if record.regexp else {})
+        for record in zone.records
+    ]
+    return {"Name": zone.name, "Records": records or None, "DefaultIP": zone.default_ip}
+
+
+def zone_record(value: Any) -> ZoneRecord:
+    """A record out of a request's body. Raises GoError."""
+    fields = golang.read_struct(value, "Record", RECORD_FIELDS)
+    try:
+        re.compile(fields.get("Regexp", ""))
+    except re.error as error:
+        raise GoError(f"error parsing regexp: {error}") from error
+    return ZoneRecord(checked_ip(fields.get("IP", "")), fields.get("Name", ""), fields.get("Regexp", ""))
+
+
+def checked_ip(text: str) -> str:
+    """`text` if it is empty or an IP address. Raises GoError."""
+    try:
+        return str(ip_address(text)) if text else ""
+    except ValueError as error:
+        raise GoError(f"invalid IP address: {text}") from error
+
+
+def read_body(struct: str, fields: dict[str, type]) -> dict[str, Any]:
+    """The body of a POST as the fields of a Go struct. Raises GoError."""
+    if request.method != "POST":
+        raise GoError("post only")
+    return golang.read_struct(golang.decode_value(request.get_data()), struct, fields)

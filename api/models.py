@@ -1,0 +1,175 @@
+"""The bodies of ``/v1``: what is read, what is answered, and what ``/v1/openapi.json`` describes."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Literal
+
+from flask import Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from proto import messages
+
+Address = Annotated[str, Field(min_length=2, max_length=300)]
+
+
+class Body(BaseModel):
+    """What all bodies share: an unknown key is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Error(Body):
+    """Every answer that is not 2xx."""
+
+    code: str = Field(description="Stable, for programs: `not-found`, `conflict`, ...")
+    message: str = Field(description="One sentence for people.")
+
+
+class Health(Body):
+    """The service answers."""
+
+    status: Literal["ok"] = "ok"
+    vms: int
+
+
+class Vm(Body):
+    """An attached virtual machine."""
+
+    id: str
+    mac: str | None = Field(description="null until the guest has sent a frame")
+    ip: str | None = Field(description="null until the guest uses an address")
+    network: str
+    link: str = Field(description="Kind of listener it is attached to: `qemu`")
+    listener: str
+    peer: str = Field(description="The other end of its socket: `uid=1000 pid=4242` or `127.0.0.1:53122`")
+    worker_pid: int
+    uptime: float = Field(description="Seconds since it was attached")
+    restarts: int = Field(description="How often its worker was replaced")
+    bytes_from_guest: int
+    bytes_to_guest: int
+    open_flows: int = Field(description="Open TCP and UDP flows")
+    memory: int = Field(description="Resident memory of its worker, in bytes")
+    cpu_seconds: float = Field(description="CPU time of its worker")
+    open_files: int = Field(description="Open descriptors of its worker")
+
+    @classmethod
+    def fields_of(cls, vm: messages.Vm) -> dict[str, object]:
+        """What the supervisor's answer says, in the API's terms."""
+        counters = vm.counters
+        return {
+            "id": vm.id,
+            "mac": vm.mac or None,
+            "ip": vm.ip or None,
+            "network": vm.network,
+            "link": vm.link,
+            "listener": vm.listener,
+            "peer": vm.peer,
+            "worker_pid": vm.worker_pid,
+            "uptime": round(max(0.0, time.time() - vm.attached_at), 3),
+            "restarts": vm.restarts,
+            "bytes_from_guest": counters.get("link.rx_bytes", 0),
+            "bytes_to_guest": counters.get("link.tx_bytes", 0),
+            "open_flows": counters.get("tcp.flows", 0) + counters.get("udp.flows", 0),
+            "memory": vm.memory,
+            "cpu_seconds": vm.cpu_seconds,
+            "open_files": vm.open_files,
+        }
+
+    @classmethod
+    def of(cls, vm: messages.Vm) -> Vm:
+        """One line of the list."""
+        return cls.model_validate(cls.fields_of(vm))
+
+
+class VmDetail(Vm):
+    """A virtual machine with every counter of its worker."""
+
+    counters: dict[str, int]
+
+    @classmethod
+    def of(cls, vm: messages.Vm) -> VmDetail:
+        """Everything that is known of it."""
+        return cls.model_validate(cls.fields_of(vm) | {"counters": vm.counters})
+
+
+class VmList(Body):
+    """All attached virtual machines."""
+
+    vms: list[Vm]
+
+
+class ForwardRequest(Body):
+    """A port of the host to forward to a VM."""
+
+    local: Address = Field(examples=["127.0.0.1:8080"], description="`HOST:PORT` to listen on; no host: all addresses")
+    remote: Address = Field(examples=["192.168.127.2:80"], description="`IP:PORT` of the VM")
+    protocol: Literal["tcp", "udp"] = "tcp"
+    network: str = Field(default="default", max_length=100)
+
+
+class Forward(Body):
+    """A forwarded port."""
+
+    local: str
+    remote: str
+    protocol: Literal["tcp", "udp"]
+    network: str
+    bound: str = Field(description="The address in fact listened on")
+    vm: str | None = Field(description="The VM that serves it; null while no VM has the address")
+
+    @classmethod
+    def of(cls, forward: messages.Forward) -> Forward:
+        """What the supervisor's answer says, in the API's terms."""
+        return cls(
+            local=forward.local,
+            remote=forward.remote,
+            protocol=forward.protocol,
+            network=forward.network,
+            bound=forward.bound,
+            vm=forward.vm_id or None,
+        )
+
+
+class ForwardList(Body):
+    """All forwarded ports."""
+
+    forwards: list[Forward]
+
+
+class Lease(Body):
+    """An address that belongs to a MAC."""
+
+    network: str
+    ip: str
+    mac: str
+    hostname: str | None
+    vm: str | None
+    static: bool
+    expires_at: float | None = Field(description="Unix time; null for a static lease")
+
+    @classmethod
+    def of(cls, lease: messages.Lease) -> Lease:
+        """What the supervisor's answer says, in the API's terms."""
+        return cls(
+            network=lease.network,
+            ip=lease.ip,
+            mac=lease.mac,
+            hostname=lease.hostname or None,
+            vm=lease.vm_id or None,
+            static=lease.static,
+            expires_at=lease.expires_at or None,
+        )
+
+
+class LeaseList(Body):
+    """A network's leases."""
+
+    leases: list[Lease]
+    gateway_ip: str
+    gateway_mac: str
+
+
+def json_response(body: BaseModel, status: int = 200) -> Response:
+    """`body` as an HTTP answer."""
+    return Response(body.model_dump_json() + "\n", status, content_type="application/json")
