@@ -1,0 +1,1 @@
+"""The program inside a VM, or a network namespace, that joins a tap device to a Moorage socket."""
