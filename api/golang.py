@@ -20,8 +20,8 @@ _CONTEXT = {
     "Invalid control character at": "in string literal",
     "Invalid \\escape": "in string escape code",
 }
-_KINDS = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
-_GO_TYPES = {str: "string", list: "[]types.Record"}
+_KINDS: dict[type, str] = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
+_GO_TYPES: dict[type, str] = {str: "string", list: "[]types.Record"}
 
 
 class GoError(ValueError):

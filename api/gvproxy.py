@@ -8,6 +8,7 @@ as ``proxy already running``. Everything here is about the network ``default``. 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Any
 
@@ -44,7 +45,7 @@ ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 EXPOSE_FIELDS = {"local": str, "remote": str, "protocol": str}
 UNEXPOSE_FIELDS = {"local": str, "protocol": str}
-ZONE_FIELDS = {"Name": str, "Records": list, "DefaultIP": str}
+ZONE_FIELDS: dict[str, type] = {"Name": str, "Records": list, "DefaultIP": str}
 RECORD_FIELDS = {"Name": str, "IP": str, "Regexp": str}
 
 
@@ -226,7 +227,7 @@ def checked_ip(text: str) -> str:
         raise GoError(f"invalid IP address: {text}") from error
 
 
-def read_body(struct: str, fields: dict[str, type]) -> dict[str, Any]:
+def read_body(struct: str, fields: Mapping[str, type]) -> dict[str, Any]:
     """The body of a POST as the fields of a Go struct. Raises GoError."""
     if request.method != "POST":
         raise GoError("post only")

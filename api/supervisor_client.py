@@ -42,6 +42,10 @@ class SupervisorClient:
             raise UnexpectedAnswer(f"{type(question).__name__} was answered by {type(answer).__name__}")
         return answer
 
+    def close(self) -> None:
+        """Close the sockets; no request may be under way."""
+        self._requester.close()
+
 
 def ask(question: Message, expected: type[Answer]) -> Answer:
     """Ask on behalf of the current HTTP request; errors become HTTP errors in `api.app`."""

@@ -1,0 +1,198 @@
+"""gvproxy's routes answer as the transcript of a real gvproxy does."""
+
+from __future__ import annotations
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from proto import messages
+from tests.api.conftest import CannedSupervisor
+
+TEXT = "text/plain; charset=utf-8"
+EXPOSE = "/services/forwarder/expose"
+UNEXPOSE = "/services/forwarder/unexpose"
+ADD_ZONE = "/services/dns/add"
+
+
+def seen(answer: TestResponse) -> tuple[int, str]:
+    return answer.status_code, answer.get_data(as_text=True)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/services/forwarder/all", '[{"local":":6443","remote":"192.168.127.2:6443","protocol":"tcp"}]\n'),
+        ("/leases", '{"192.168.127.1":"5a:94:ef:e4:0c:dd","192.168.127.2":"5a:94:ef:e4:0c:ee"}\n'),
+        ("/services/dhcp/leases", '{"192.168.127.1":"5a:94:ef:e4:0c:dd","192.168.127.2":"5a:94:ef:e4:0c:ee"}\n'),
+        ("/cam", '{"5a:94:ef:e4:0c:ee":0}\n'),
+        ("/services/dns/all", "null\n"),
+        (
+            "/stats",
+            '{"BytesSent":2000,"BytesReceived":1000,"link":{"rx_bytes":1000,"tx_bytes":2000},'
+            '"tcp":{"flows":3,"retransmits":5},"udp":{"flows":4}}\n',
+        ),
+    ],
+)
+def test_reading_routes_answer_compact_json_as_text_to_any_method(
+    supervisor: CannedSupervisor, client: FlaskClient, method: str, path: str, body: str
+) -> None:
+    answer = client.open(path, method=method)
+    assert seen(answer) == (200, body)
+    assert answer.content_type == TEXT
+
+
+def test_no_forwards_is_an_empty_list(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    supervisor.answers[messages.ListForwards] = messages.Forwards(())
+    assert seen(client.get("/services/forwarder/all")) == (200, "[]\n")
+
+
+def test_forwards_are_sorted_by_local_address_then_protocol(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    forwards = (("b", "tcp"), ("a", "udp"), ("a", "tcp"))
+    supervisor.answers[messages.ListForwards] = messages.Forwards(
+        tuple(messages.Forward(local, "r", protocol) for local, protocol in forwards)  # type: ignore[arg-type]
+    )
+    listed = client.get("/services/forwarder/all").get_json(force=True)
+    assert [(forward["local"], forward["protocol"]) for forward in listed] == sorted(forwards)
+
+
+def test_expose_answers_an_empty_200(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    answer = client.post(EXPOSE, data=b'{"local":":6443","remote":"192.168.127.2:6443"}')
+    assert seen(answer) == (200, "")
+    assert answer.content_length == 0
+    assert "Content-Type" not in answer.headers
+    assert supervisor.asked == [messages.Expose(":6443", "192.168.127.2:6443", "tcp")]
+
+
+def test_expose_takes_keys_in_any_case_and_ignores_the_unknown_and_what_trails(
+    supervisor: CannedSupervisor, client: FlaskClient
+) -> None:
+    body = b' {"LOCAL":":1","Remote":"192.168.127.2:1","protocol":"udp","color":"red"} and more'
+    assert seen(client.post(EXPOSE, data=body)) == (200, "")
+    assert supervisor.asked == [messages.Expose(":1", "192.168.127.2:1", "udp")]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        (b"", 400, "EOF"),
+        (b"  ", 400, "EOF"),
+        (b"junk", 400, "invalid character 'j' looking for beginning of value"),
+        (b'{"local":', 400, "unexpected EOF"),
+        (b'{"local":":1"', 400, "unexpected EOF"),
+        (b"[]", 400, "json: cannot unmarshal array into Go value of type types.ExposeRequest"),
+        (b'{"local":1}', 400, "json: cannot unmarshal number into Go struct field ExposeRequest.local of type string"),
+        (b"[" * 100_000, 400, "exceeded max depth"),
+        (b"{}", 400, "missing port in address"),
+        (b'{"remote":"192.168.127.2"}', 400, "address 192.168.127.2: missing port in address"),
+        (b'{"remote":"a:b:c"}', 400, "address a:b:c: too many colons in address"),
+        (b'{"remote":"[::1]:80"}', 500, "invalid remote addr"),
+        (b'{"remote":"1.2.3.4:80a"}', 500, 'strconv.ParseUint: parsing "80a": invalid syntax'),
+        (b'{"remote":"1.2.3.4:70000"}', 500, 'strconv.ParseUint: parsing "70000": value out of range'),
+        (b'{"remote":"1.2.3.4:1","protocol":"sctp"}', 500, "unknown protocol sctp"),
+        (b'{"remote":"1.2.3.4:1","protocol":"TCP"}', 500, "unknown protocol TCP"),
+    ],
+)
+def test_expose_refuses_with_gvproxys_words(client: FlaskClient, body: bytes, status: int, text: str) -> None:
+    answer = client.post(EXPOSE, data=body)
+    assert seen(answer) == (status, text + "\n")
+    assert answer.content_type == TEXT
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        ("conflict", "proxy already running for tcp on :6443"),
+        ("in-use", "listen tcp :6443: bind: address already in use"),
+        ("bad-request", "said the supervisor"),
+    ],
+)
+def test_expose_passes_the_supervisors_refusal_on(
+    supervisor: CannedSupervisor, client: FlaskClient, code: str, text: str
+) -> None:
+    supervisor.refuse(messages.Expose, code, "said the supervisor")
+    answer = client.post(EXPOSE, data=b'{"local":":6443","remote":"192.168.127.2:6443"}')
+    assert seen(answer) == (500, text + "\n")
+
+
+def test_expose_without_a_remote_host_means_the_caller(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    body = b'{"local":":1","remote":":80"}'
+    assert client.post(EXPOSE, data=body, environ_base={"REMOTE_ADDR": "192.168.127.2"}).status_code == 200
+    assert supervisor.asked == [messages.Expose(":1", "192.168.127.2:80", "tcp")]
+    on_unix_socket = client.post(EXPOSE, data=body, environ_base={"REMOTE_ADDR": ""})
+    assert seen(on_unix_socket) == (400, "address @: missing port in address\n")
+
+
+@pytest.mark.parametrize("path", [EXPOSE, UNEXPOSE, ADD_ZONE])
+def test_changing_routes_say_post_only(client: FlaskClient, path: str) -> None:
+    assert seen(client.get(path)) == (400, "post only\n")
+
+
+def test_unexpose_stops_a_forward_once(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    assert seen(client.post(UNEXPOSE, data=b'{"local":":6443"}')) == (200, "")
+    assert supervisor.asked == [messages.Unexpose(":6443", "tcp")]
+    supervisor.refuse(messages.Unexpose, "not-found", "there is no forward of tcp :6443")
+    assert seen(client.post(UNEXPOSE, data=b'{"local":":6443"}')) == (500, "proxy not found\n")
+
+
+def test_zones_are_listed_with_regexp_only_where_there_is_one(
+    supervisor: CannedSupervisor, client: FlaskClient
+) -> None:
+    records = (messages.ZoneRecord("192.168.127.1", "gateway"), messages.ZoneRecord("1.2.3.4", regexp="^a.*"))
+    supervisor.answers[messages.ListZones] = messages.Zones(
+        (messages.Zone("test.internal.", records, "9.9.9.9"), messages.Zone("empty.internal."))
+    )
+    assert seen(client.get("/services/dns/all")) == (
+        200,
+        '[{"Name":"test.internal.","Records":[{"Name":"gateway","IP":"192.168.127.1"},'
+        '{"Name":"","IP":"1.2.3.4","Regexp":"^a.*"}],"DefaultIP":"9.9.9.9"},'
+        '{"Name":"empty.internal.","Records":null,"DefaultIP":""}]\n',
+    )
+
+
+def test_a_zone_is_added_with_its_records(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    body = {
+        "Name": "test.internal.",
+        "Records": [{"Name": "gateway", "IP": "192.168.127.1"}, {"Regexp": "^a.*", "IP": "1.2.3.4"}],
+        "DefaultIP": "9.9.9.9",
+    }
+    assert seen(client.post(ADD_ZONE, json=body)) == (200, "")
+    records = (messages.ZoneRecord("192.168.127.1", "gateway"), messages.ZoneRecord("1.2.3.4", regexp="^a.*"))
+    assert supervisor.asked == [messages.AddZone(messages.Zone("test.internal.", records, "9.9.9.9"))]
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"Name":"a.","DefaultIP":"x"}', "invalid IP address: x"),
+        (b'{"Name":"a.","Records":[{"IP":"1.2.3"}]}', "invalid IP address: 1.2.3"),
+        (b'{"Name":"a.","Records":[7]}', "json: cannot unmarshal number into Go value of type types.Record"),
+        (
+            b'{"Name":"a.","Records":{}}',
+            "json: cannot unmarshal object into Go struct field Zone.Records of type []types.Record",
+        ),
+    ],
+)
+def test_a_malformed_zone_is_refused(client: FlaskClient, body: bytes, text: str) -> None:
+    assert seen(client.post(ADD_ZONE, data=body)) == (400, text + "\n")
+
+
+def test_a_broken_regexp_is_refused(client: FlaskClient) -> None:
+    status, text = seen(client.post(ADD_ZONE, data=b'{"Name":"a.","Records":[{"IP":"1.2.3.4","Regexp":"["}]}'))
+    assert status == 400
+    assert text.startswith("error parsing regexp: ")
+
+
+def test_a_lone_surrogate_does_not_break_the_way_to_the_supervisor(
+    supervisor: CannedSupervisor, client: FlaskClient
+) -> None:
+    assert client.post(UNEXPOSE, data=rb'{"local":"\ud800"}').status_code == 200
+    assert supervisor.asked == [messages.Unexpose("?", "tcp")]
+
+
+def test_unknown_paths_are_404_in_gos_words(client: FlaskClient) -> None:
+    answer = client.get("/nope")
+    assert seen(answer) == (404, "404 page not found\n")
+    assert answer.content_type == TEXT
