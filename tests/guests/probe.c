@@ -1,0 +1,74 @@
+/* What busybox cannot do inside a guest; static, so that it runs in the QEMU guest's initramfs too.
+ *
+ *   probe random SIZE SEED         SIZE bytes that depend on SEED alone, to standard output
+ *   probe udp HOST PORT SIZE...    sends a datagram of each size, expects it back; prints "SIZE ok" or what happened
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { TRIES = 3, WAIT_MS = 2000, MAX_DATAGRAM = 65507 };
+
+static uint64_t next_random(uint64_t *state) {  /* xorshift64*, Vigna 2016 */
+    *state ^= *state >> 12;
+    *state ^= *state << 25;
+    *state ^= *state >> 27;
+    return *state * UINT64_C(2685821657736338717);
+}
+
+static int write_random(size_t size, uint64_t seed) {
+    static uint64_t block[8192];
+    uint64_t state = seed + 1;
+    while (size) {
+        for (size_t i = 0; i < sizeof block / sizeof *block; i++) block[i] = next_random(&state);
+        size_t wanted = size < sizeof block ? size : sizeof block, done = 0;
+        while (done < wanted) {
+            ssize_t n = write(1, (char *)block + done, wanted - done);
+            if (n < 0) { perror("write"); return 1; }
+            done += (size_t)n;
+        }
+        size -= wanted;
+    }
+    return 0;
+}
+
+static const char *echo(int fd, size_t size) {
+    static unsigned char sent[MAX_DATAGRAM], back[MAX_DATAGRAM + 1];
+    for (size_t i = 0; i < size; i++) sent[i] = (unsigned char)(i * 31 + size);
+    for (int attempt = 0; attempt < TRIES; attempt++) {
+        if (send(fd, sent, size, 0) < 0) return strerror(errno);
+        struct pollfd wait = {fd, POLLIN, 0};
+        while (poll(&wait, 1, WAIT_MS) > 0) {
+            ssize_t n = recv(fd, back, sizeof back, 0);
+            if (n < 0) return strerror(errno);
+            if ((size_t)n == size && !memcmp(sent, back, size)) return "ok";
+        }
+    }
+    return "no answer";
+}
+
+static int udp(char **arguments) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(arguments[1]))};
+    int fd = socket(AF_INET, SOCK_DGRAM, 0), failed = 0;
+    if (!inet_aton(arguments[0], &to.sin_addr) || connect(fd, (void *)&to, sizeof to)) { perror("connect"); return 1; }
+    for (char **size = arguments + 2; *size; size++) {
+        const char *outcome = echo(fd, (size_t)atoi(*size));
+        printf("%s %s\n", *size, outcome);
+        failed |= strcmp(outcome, "ok") != 0;
+    }
+    return failed;
+}
+
+int main(int count, char **arguments) {
+    if (count == 4 && !strcmp(arguments[1], "random"))
+        return write_random(strtoull(arguments[2], 0, 10), strtoull(arguments[3], 0, 10));
+    if (count > 4 && !strcmp(arguments[1], "udp")) return udp(arguments + 2);
+    fputs("usage: probe random SIZE SEED | probe udp HOST PORT SIZE...\n", stderr);
+    return 2;
+}
