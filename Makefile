@@ -7,7 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXTENSION := setup.py pyproject.toml $(shell find worker -name '*.pyx' -o -name '*.pxd')
-STUBBED := $(subst /,.,$(patsubst %.pyx,%,$(shell find worker -name '*.pyx')))
+STUBBED := $(subst /,.,$(patsubst %.pyi,%,$(shell find worker -name '*.pyi')))
 SOURCES := proto supervisor worker api cli agent tests bench setup.py
 
 .PHONY: install dev run test packages lint types check format bench clean
