@@ -12,7 +12,7 @@ INTERVAL = 0.02
 T = TypeVar("T")
 
 
-def wait_for(condition: Callable[[], T], timeout: float, what: str) -> T:
+def wait_for(condition: Callable[[], T | None], timeout: float, what: str) -> T:
     """The first true value of `condition`, asked every 20 ms; AssertionError after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while True:
