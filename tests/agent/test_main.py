@@ -17,6 +17,7 @@ from tests.guests.waiting import wait_for
 
 pytestmark = pytest.mark.guest
 
+ARP = b"\x08\x06"
 MAC = "5a:94:ef:e4:0c:ee"
 
 
@@ -36,14 +37,10 @@ def end(agent: subprocess.Popen[bytes]) -> int:
     return agent.wait(5)
 
 
-def read_frame(link: socket.socket) -> bytes:
+def frames_of(link: socket.socket) -> Iterator[bytes]:
     reader = FrameReader()
-    while True:
-        size = link.recv_into(reader.space())
-        assert size
-        frames = [bytes(frame) for frame in reader.received(size)]
-        if frames:
-            return frames[0]
+    while size := link.recv_into(reader.space()):
+        yield from [bytes(frame) for frame in reader.received(size)]
 
 
 def test_the_device_outlives_its_links_and_the_agent_connects_again(namespace: Namespace, tmp_path: Path) -> None:
@@ -61,9 +58,8 @@ def test_the_device_outlives_its_links_and_the_agent_connects_again(namespace: N
                 with link:
                     link.settimeout(5)
                     namespace.run("busybox", "ping", "-c", "1", "-W", "1", "192.0.2.1")
-                    while (frame := read_frame(link))[12:14] != b"\x08\x06":
-                        pass
-                    assert frame[6:12] == bytes.fromhex(MAC.replace(":", ""))
+                    question = next(frame for frame in frames_of(link) if frame[12:14] == ARP)
+                    assert question[6:12] == bytes.fromhex(MAC.replace(":", ""))
         assert "mtu 4000" in namespace.run("ip", "link", "show", "tap0").stdout
     finally:
         assert end(agent) == 0, log.read_text()
