@@ -60,7 +60,8 @@ def on_http_error(error: HTTPException) -> Response:
     if status == 404 and not request.path.startswith("/v1/"):
         return error_response(404, "not-found", "404 page not found")
     code = CODE_OF_STATUS.get(status, "bad-request" if status < 500 else "internal")
-    answer = error_response(status, code, error.description or error.name)
+    text = f"there is nothing at {request.path}" if status == 404 else error.description or error.name
+    answer = error_response(status, code, text)
     if "Allow" in (headers := dict(error.get_headers())):
         answer.headers["Allow"] = headers["Allow"]
     return answer
