@@ -41,7 +41,7 @@ check: lint types
 lint: dev
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
-	$(BIN)/cython-lint --quiet worker
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint worker
 
 types: install dev
 	$(BIN)/mypy
