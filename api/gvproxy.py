@@ -22,6 +22,7 @@ from proto.messages import (
     AddZone,
     Empty,
     Expose,
+    Forward,
     Forwards,
     Leases,
     ListForwards,
@@ -36,7 +37,6 @@ from proto.messages import (
     ZoneRecord,
     Zones,
 )
-from proto.messages import Forward as ForwardMessage
 
 blueprint = Blueprint("gvproxy", __name__)
 
@@ -102,9 +102,11 @@ def expose() -> Response:
     except GoError as error:  # found while the forward is set up: gvproxy's fault, not the caller's
         return text_error(500, str(error))
     try:
-        ask(Expose(local, remote, protocol), ForwardMessage)
+        ask(Expose(local, remote, protocol), Forward)
     except RequestFailed as error:
-        return refused_forward(error, local, protocol)
+        if error.failure.code == "unavailable":
+            raise
+        return text_error(500, error.failure.message)  # the supervisor's sentences about forwards are gvproxy's
     return empty_answer()
 
 
@@ -129,18 +131,6 @@ def remote_address(remote: str) -> str:
     if not request.remote_addr:
         raise GoError("address @: missing port in address")  # a caller on a unix socket has none
     return f"{request.remote_addr}:{port}"
-
-
-def refused_forward(error: RequestFailed, local: str, protocol: str) -> Response:
-    """gvproxy's words for the supervisor's reasons."""
-    code = error.failure.code
-    if code == "unavailable":
-        raise error
-    if code == "conflict":
-        return text_error(500, f"proxy already running for {protocol} on {local}")
-    if code == "in-use":
-        return text_error(500, f"listen {protocol} {local}: bind: address already in use")
-    return text_error(500, error.failure.message)
 
 
 # --- what the network knows ------------------------------------------------------------------------------------------

@@ -53,7 +53,12 @@ def add_forward() -> Forward:
     """Forward a port of the host to a VM."""
     wanted = read_body(ForwardRequest)
     question = messages.Expose(wanted.local, wanted.remote, wanted.protocol, wanted.network)
-    return Forward.of(ask(question, messages.Forward))
+    try:
+        return Forward.of(ask(question, messages.Forward))
+    except RequestFailed as error:
+        if error.failure.code != "conflict":
+            raise
+        raise RequestFailed.because("conflict", taken(wanted, error.failure.message)) from error
 
 
 @operations.add("DELETE", "/forwards", query={"local": None, "protocol": "tcp"}, errors=(400, 404, 503))
@@ -80,6 +85,15 @@ def list_leases() -> LeaseList:
 def openapi() -> Response:
     """This API's OpenAPI document."""
     return jsonify(operations.document())
+
+
+def taken(wanted: ForwardRequest, otherwise: str) -> str:
+    """Who holds the port that is wanted; `otherwise` if it was given up in the meantime."""
+    for forward in ask(messages.ListForwards(), messages.Forwards).forwards:
+        if (forward.local, forward.protocol) == (wanted.local, wanted.protocol):
+            where = f"{forward.remote} on network {forward.network}"
+            return f"{forward.protocol} {forward.local} is already forwarded to {where}; DELETE that forward first"
+    return otherwise
 
 
 def read_body(kind: type[BodyT]) -> BodyT:

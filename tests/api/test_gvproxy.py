@@ -106,13 +106,12 @@ def test_expose_refuses_with_gvproxys_words(client: FlaskClient, body: bytes, st
     [
         ("conflict", "proxy already running for tcp on :6443"),
         ("in-use", "listen tcp :6443: bind: address already in use"),
-        ("bad-request", "said the supervisor"),
     ],
 )
 def test_expose_passes_the_supervisors_refusal_on(
     supervisor: CannedSupervisor, client: FlaskClient, code: str, text: str
 ) -> None:
-    supervisor.refuse(messages.Expose, code, "said the supervisor")
+    supervisor.refuse(messages.Expose, code, text)
     answer = client.post(EXPOSE, data=b'{"local":":6443","remote":"192.168.127.2:6443"}')
     assert seen(answer) == (500, text + "\n")
 

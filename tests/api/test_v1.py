@@ -70,15 +70,25 @@ def test_a_forward_is_made_listed_and_removed(supervisor: CannedSupervisor, clie
 
 @pytest.mark.parametrize(
     ("code", "status"),
-    [("bad-request", 400), ("not-found", 404), ("conflict", 409), ("in-use", 409), ("unavailable", 503)],
+    [("bad-request", 400), ("not-found", 404), ("in-use", 409), ("unavailable", 503), ("internal", 500)],
 )
 def test_the_supervisors_refusal_becomes_a_status_and_keeps_its_sentence(
     supervisor: CannedSupervisor, client: FlaskClient, code: str, status: int
 ) -> None:
-    supervisor.refuse(messages.Expose, code, "tcp :6443 is forwarded to 192.168.127.9:1")
-    answer = client.post("/v1/forwards", json={"local": ":6443", "remote": "192.168.127.2:6443"})
+    supervisor.refuse(messages.Expose, code, "listen tcp :1: bind: permission denied")
+    answer = client.post("/v1/forwards", json={"local": ":1", "remote": "192.168.127.2:1"})
     assert answer.status_code == status
-    assert answer.get_json() == {"code": code, "message": "tcp :6443 is forwarded to 192.168.127.9:1"}
+    assert answer.get_json() == {"code": code, "message": "listen tcp :1: bind: permission denied"}
+
+
+def test_a_taken_port_is_409_and_names_what_holds_it(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    supervisor.refuse(messages.Expose, "conflict", "proxy already running for tcp on :6443")
+    answer = client.post("/v1/forwards", json={"local": ":6443", "remote": "192.168.127.9:1"})
+    assert answer.status_code == 409
+    assert answer.get_json() == {
+        "code": "conflict",
+        "message": "tcp :6443 is already forwarded to 192.168.127.2:6443 on network default; DELETE that forward first",
+    }
 
 
 @pytest.mark.parametrize(
