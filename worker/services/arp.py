@@ -1,0 +1,47 @@
+"""ARP (RFC 826, probes: RFC 5227): says where the gateway and the addresses it stands in for are.
+
+Only those are answered. A guest that asks for its own address (a probe, or an announcement) must hear nothing, or it
+would think the address taken; another VM's address is answered by that VM. Nothing is learned: the engine knows the
+guest's MAC from its frames.
+"""
+
+from __future__ import annotations
+
+import dpkt
+
+from worker.services.frames import ETHERTYPE_ARP, ethertype
+
+_PROTOCOL = (dpkt.arp.ARP_HRD_ETH, dpkt.arp.ARP_PRO_IP, 6, 4)
+
+
+class ArpResponder:
+    """Answers for `addresses` (4 bytes each) with `mac`."""
+
+    def __init__(self, mac: bytes, addresses: frozenset[bytes]) -> None:
+        self._mac = mac
+        self._addresses = addresses
+        self.counters = dict.fromkeys(("arp.requests", "arp.replies", "arp.ignored", "arp.malformed"), 0)
+
+    def receive(self, frame: bytes) -> bytes | None:
+        """The reply frame, where there is one to give."""
+        arp = _pull_arp(frame)
+        if arp is None:
+            self.counters["arp.malformed"] += 1
+            return None
+        if arp.op != dpkt.arp.ARP_OP_REQUEST or arp.tpa not in self._addresses:
+            self.counters["arp.ignored"] += 1
+            return None
+        self.counters["arp.requests"] += 1
+        self.counters["arp.replies"] += 1
+        reply = dpkt.arp.ARP(op=dpkt.arp.ARP_OP_REPLY, sha=self._mac, spa=arp.tpa, tha=arp.sha, tpa=arp.spa)
+        return bytes(dpkt.ethernet.Ethernet(dst=arp.sha, src=self._mac, type=ETHERTYPE_ARP, data=reply))
+
+
+def _pull_arp(frame: bytes) -> dpkt.arp.ARP | None:
+    if ethertype(frame) != ETHERTYPE_ARP:
+        return None
+    try:
+        arp = dpkt.arp.ARP(frame[14:])
+    except dpkt.UnpackError:
+        return None
+    return arp if (arp.hrd, arp.pro, arp.hln, arp.pln) == _PROTOCOL else None

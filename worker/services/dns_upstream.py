@@ -1,0 +1,131 @@
+"""Passes DNS queries to the host's upstreams (RFC 1035, 5452, 7766).
+
+The message goes on as the guest wrote it, under an id of our own and from a port of its own, and the answer must bring
+back both and the same question: that is what keeps an outsider from answering first. An upstream has 2 s; after 300 ms
+of silence the next one is asked as well, and the first good answer counts. A failure (SERVFAIL, REFUSED) is kept as the
+answer only when no upstream has a better one. A truncated answer is asked for again over TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import socket
+from contextlib import closing
+
+from proto.messages import Upstream
+
+DEADLINE = 2.0
+HEAD_START = 0.3
+"""Seconds an upstream has before the next one is asked as well."""
+MAX_IN_FLIGHT = 256
+"""Queries of one VM under way at once."""
+MAX_MESSAGE_SIZE = 65535
+_ACCEPTED_RCODES = (0, 3)
+"""NOERROR and NXDOMAIN are answers; anything else is an upstream's failure."""
+_HEADER_LEN = 12
+
+log = logging.getLogger(__name__)
+
+
+class UpstreamResolver:
+    """Asks the upstreams, in their order."""
+
+    def __init__(self, upstreams: tuple[Upstream, ...]) -> None:
+        self.upstreams = upstreams
+        """May be replaced at any time; queries under way keep the old ones."""
+        self.counters = dict.fromkeys(
+            ("dns.in_flight", "dns.refused_in_flight", "dns.upstream_timeouts", "dns.upstream_errors",
+             "dns.upstream_mismatched", "dns.upstream_tcp"),
+            0,
+        )  # fmt: skip
+
+    async def resolve(self, wire: bytes, question: bytes) -> bytes | None:
+        """The answer to a query, under an id that is not the query's; None where no upstream gave one."""
+        if self.counters["dns.in_flight"] >= MAX_IN_FLIGHT:
+            self.counters["dns.refused_in_flight"] += 1
+            return None
+        self.counters["dns.in_flight"] += 1
+        attempts: set[asyncio.Task[bytes | None]] = set()
+        try:
+            return await self._race(wire, question, attempts)
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+            self.counters["dns.in_flight"] -= 1
+
+    async def _race(self, wire: bytes, question: bytes, attempts: set[asyncio.Task[bytes | None]]) -> bytes | None:
+        loop = asyncio.get_running_loop()
+        waiting = list(self.upstreams)
+        fallback: bytes | None = None
+        while waiting or attempts:
+            if waiting:
+                attempts.add(loop.create_task(self._attempt(waiting.pop(0), wire, question)))
+            done, _ = await asyncio.wait(
+                attempts, timeout=HEAD_START if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            attempts -= done
+            answers = [answer for answer in (attempt.result() for attempt in done) if answer is not None]
+            good = next((answer for answer in answers if answer[3] & 0x0F in _ACCEPTED_RCODES), None)
+            if good is not None:
+                return good
+            fallback = next(iter(answers), fallback)
+        return fallback
+
+    async def _attempt(self, upstream: Upstream, wire: bytes, question: bytes) -> bytes | None:
+        """One upstream's answer; None where it gave none in time."""
+        query = secrets.token_bytes(2) + wire[2:]
+        try:
+            async with asyncio.timeout(DEADLINE):
+                answer = await self._ask_udp(upstream, query, question)
+                if answer[2] & 0x02:
+                    answer = await self._ask_tcp(upstream, query, question) or answer
+                return answer
+        except TimeoutError:
+            self.counters["dns.upstream_timeouts"] += 1
+        except (OSError, ValueError) as error:
+            self.counters["dns.upstream_errors"] += 1
+            log.debug("DNS upstream %s: %s", upstream.address, error)
+        return None
+
+    async def _ask_udp(self, upstream: Upstream, query: bytes, question: bytes) -> bytes:
+        loop = asyncio.get_running_loop()
+        family = socket.AF_INET6 if ":" in upstream.address else socket.AF_INET
+        with closing(socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)) as sock:
+            sock.connect((upstream.address, upstream.port))
+            await loop.sock_sendall(sock, query)
+            while True:
+                answer = await loop.sock_recv(sock, MAX_MESSAGE_SIZE)
+                if is_answer(query, question, answer):
+                    return answer
+                self.counters["dns.upstream_mismatched"] += 1
+
+    async def _ask_tcp(self, upstream: Upstream, query: bytes, question: bytes) -> bytes | None:
+        """The whole answer; None where the upstream does not give it over TCP."""
+        self.counters["dns.upstream_tcp"] += 1
+        try:
+            reader, writer = await asyncio.open_connection(upstream.address, upstream.port)
+        except OSError:
+            return None
+        try:
+            writer.write(len(query).to_bytes(2, "big") + query)
+            answer = await reader.readexactly(int.from_bytes(await reader.readexactly(2), "big"))
+        except (OSError, EOFError):
+            return None
+        finally:
+            writer.transport.abort()
+        return answer if is_answer(query, question, answer) else None
+
+
+def is_answer(query: bytes, question: bytes, answer: bytes) -> bool:
+    """Whether a message is the response to our query: id and question (RFC 5452 9.1), in any case of letters.
+
+    An error may come without a question.
+    """
+    if len(answer) < _HEADER_LEN or answer[:2] != query[:2] or not answer[2] & 0x80:
+        return False
+    if answer[4:6] == b"\0\0":
+        return answer[3] & 0x0F not in _ACCEPTED_RCODES
+    echoed = answer[_HEADER_LEN : _HEADER_LEN + len(question)]
+    return answer[4:6] == b"\0\1" and echoed.lower() == question.lower()

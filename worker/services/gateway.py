@@ -1,0 +1,257 @@
+"""The services of one VM's gateway on the loop: hands each frame to its protocol and sends what comes back.
+
+The protocols' modules do no I/O and know no clock; here are the loop's tasks, the clocks, the engine and the way to the
+supervisor. Everything a guest can make grow is capped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol
+
+from proto.errors import ChannelError, RequestFailed
+from proto.messages import Lease, LeaseRelease, LeaseRequest, Network
+from worker.addr import narrow, pack_ipv4, pack_mac, widen
+from worker.policy import ICMP, Policy
+from worker.services import icmp
+from worker.services.arp import ArpResponder
+from worker.services.dhcp import SERVER_PORT, DhcpServer, Exchange, Refused
+from worker.services.dns import Answered, DnsServer, Query
+from worker.services.dns_upstream import UpstreamResolver
+from worker.services.frames import ETHERTYPE_ARP, Datagram, ethertype, pull_ipv4, pull_udp
+from worker.services.icmp import IcmpResponder
+from worker.services.ntp import NtpServer
+from worker.services.ping import PingRelay
+from worker.upcalls import Action
+
+DNS_PORT = 53
+NTP_PORT = 123
+LEASE_TIMEOUT = 3.0
+"""Seconds the supervisor has; a DHCP client asks again after four (RFC 2131 4.1)."""
+MAX_LEASE_QUESTIONS = 16
+"""DHCP exchanges of one VM under way at once."""
+MAX_DNS_STREAMS = 32
+DNS_STREAM_TIMEOUT = 10.0
+"""Seconds a DNS connection may stay idle, or its client may not read (RFC 7766 6.2.3)."""
+
+log = logging.getLogger(__name__)
+
+AskSupervisor = Callable[[LeaseRequest | LeaseRelease, float], Awaitable[Any]]
+"""(message, timeout) -> answer; raises ChannelError."""
+
+
+class Sender(Protocol):
+    """What the services need of `worker.engine.Engine`."""
+
+    def send_frame(self, frame: bytes) -> bool: ...
+    def send_udp(
+        self, src: bytes, sport: int, dst: bytes, dport: int, payload: bytes, dst_mac: bytes = b""
+    ) -> bool: ...
+
+
+class Gateway:
+    """ARP, DHCP, DNS, ICMP and NTP for one VM."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        engine: Sender,
+        network: Network,
+        policy: Policy,
+        vm_id: str,
+        ask_supervisor: AskSupervisor,
+    ) -> None:
+        self._loop = loop
+        self._engine = engine
+        self._policy = policy
+        self._ask_supervisor = ask_supervisor
+        self._gateway = pack_ipv4(network.gateway_ip)
+        stands_for = {self._gateway, pack_ipv4(network.host_ip), *policy.nat}
+        self._arp = ArpResponder(pack_mac(network.gateway_mac), frozenset(stands_for))
+        self._dhcp = DhcpServer(network, vm_id)
+        self._dns = DnsServer(network.zones)
+        self._upstreams = UpstreamResolver(network.upstreams)
+        self._icmp = IcmpResponder(network.gateway_mac, network.gateway_ip, network.mtu)
+        self._ping = PingRelay(loop, self._icmp, engine.send_frame)
+        self._ntp = NtpServer()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lease_questions = 0
+        self._streams = 0
+        self._counters = dict.fromkeys(("services.ignored", "dhcp.unanswered", "dns.streams", "dns.streams_refused"), 0)
+        self._udp_services = {DNS_PORT: self._on_dns, SERVER_PORT: self._on_dhcp, NTP_PORT: self._on_ntp}
+
+    def update(self, network: Network) -> None:
+        """Zones, upstreams, search domains changed."""
+        self._dhcp.update(network)
+        self._dns.update(network.zones)
+        self._upstreams.upstreams = network.upstreams
+
+    def counters(self) -> dict[str, int]:
+        """Of all services."""
+        services = (self._arp, self._dhcp, self._dns, self._upstreams, self._icmp, self._ping, self._ntp)
+        merged = dict(self._counters)
+        for service in services:
+            merged |= service.counters
+        return merged
+
+    def close(self) -> None:
+        """Give up on everything under way."""
+        for task in self._tasks:
+            task.cancel()
+        self._ping.close()
+
+    def on_frame(self, frame: bytes) -> None:
+        """A frame for the gateway, or for everybody."""
+        if ethertype(frame) == ETHERTYPE_ARP:
+            reply = self._arp.receive(frame)
+            if reply is not None:
+                self._engine.send_frame(reply)
+            return
+        packet = pull_ipv4(frame)
+        if packet is not None and packet.proto == ICMP:
+            for answer in self._icmp.receive(packet):
+                self._engine.send_frame(answer)
+            return
+        datagram = None if packet is None else pull_udp(packet)
+        service = None if datagram is None else self._udp_services.get(datagram.dport)
+        if datagram is None or service is None:
+            self._counters["services.ignored"] += 1
+            return
+        service(datagram)
+
+    def on_echo(self, frame: bytes) -> None:
+        """An echo request to somewhere else than the gateway."""
+        packet = pull_ipv4(frame)
+        echo = None if packet is None else self._icmp.pull_echo(packet)
+        if echo is None:
+            return
+        verdict = self._policy.decide(ICMP, widen(echo.packet.dst), 0)
+        if verdict.action is Action.CARRY:
+            host_addr = narrow(verdict.host_addr)
+            assert host_addr is not None, verdict
+            self._ping.send(echo, host_addr)
+            return
+        code = {Action.UNREACHABLE: icmp.HOST_UNREACHABLE, Action.REFUSE: icmp.PROHIBITED}.get(verdict.action)
+        if code is None:
+            self._counters["services.ignored"] += 1
+            return
+        for answer in self._icmp.error(echo.packet, icmp.UNREACHABLE, code):
+            self._engine.send_frame(answer)
+
+    def on_stream(self, fd: int, dport: int) -> None:
+        """A TCP connection to the gateway; `fd` is ours from now on."""
+        if dport != DNS_PORT or self._streams >= MAX_DNS_STREAMS:
+            self._counters["dns.streams_refused" if dport == DNS_PORT else "services.ignored"] += 1
+            os.close(fd)
+            return
+        self._counters["dns.streams"] += 1
+        self._streams += 1
+        self._start(self._serve_dns_stream(socket.socket(fileno=fd)))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a service failed on a guest's message", exc_info=error)
+
+    # --- NTP, DHCP
+
+    def _on_ntp(self, datagram: Datagram) -> None:
+        if datagram.dst != self._gateway:
+            return
+        answer = self._ntp.receive(datagram.payload, time.time())
+        if answer is not None:
+            self._answer(datagram, answer)
+
+    def _on_dhcp(self, datagram: Datagram) -> None:
+        exchange = self._dhcp.receive(datagram.payload, datagram.src_mac, datagram.sport, self._loop.time())
+        if exchange is None:
+            return
+        if exchange.ask is None:
+            self._answer_dhcp(exchange, None)
+        elif self._lease_questions < MAX_LEASE_QUESTIONS:
+            self._lease_questions += 1
+            self._start(self._lease(exchange, exchange.ask))
+        else:
+            self._counters["dhcp.unanswered"] += 1
+
+    async def _lease(self, exchange: Exchange, ask: LeaseRequest | LeaseRelease) -> None:
+        lease: Lease | Refused | None = None
+        try:
+            answer = await self._ask_supervisor(ask, LEASE_TIMEOUT)
+            lease = answer if isinstance(answer, Lease) else None
+        except ChannelError as error:
+            log.warning("no address for %s: %s", ask.mac, error)
+            if isinstance(error, RequestFailed) and error.failure.code not in ("unavailable", "internal"):
+                lease = Refused()
+        finally:
+            self._lease_questions -= 1
+        self._answer_dhcp(exchange, lease)
+
+    def _answer_dhcp(self, exchange: Exchange, lease: Lease | Refused | None) -> None:
+        reply = self._dhcp.answer(exchange, lease, self._loop.time())
+        if reply is not None:
+            self._engine.send_udp(
+                widen(self._gateway), SERVER_PORT, widen(reply.dst), reply.dport, reply.payload, reply.dst_mac
+            )
+        elif isinstance(exchange.ask, LeaseRequest):
+            self._counters["dhcp.unanswered"] += 1
+
+    # --- DNS
+
+    def _on_dns(self, datagram: Datagram) -> None:
+        if datagram.dst != self._gateway:
+            return
+        decision = self._dns.receive(datagram.payload, over_tcp=False)
+        if isinstance(decision, Answered):
+            self._answer(datagram, decision.wire)
+        elif decision is not None:
+            self._start(self._forward_dns(datagram, decision.query))
+
+    async def _forward_dns(self, datagram: Datagram, query: Query) -> None:
+        answer = await self._upstreams.resolve(query.wire, query.question)
+        self._answer(datagram, self._dns.fit(query, answer))
+
+    async def _serve_dns_stream(self, sock: socket.socket) -> None:
+        """Answer one client's queries, in their order, until it is done or idle."""
+        try:
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
+        except (OSError, ValueError):
+            sock.close()
+            self._streams -= 1
+            return
+        try:
+            while True:
+                async with asyncio.timeout(DNS_STREAM_TIMEOUT):
+                    length = int.from_bytes(await reader.readexactly(2), "big")
+                    wire = await reader.readexactly(length)
+                decision = self._dns.receive(wire, over_tcp=True)
+                if decision is None:
+                    return
+                if isinstance(decision, Answered):
+                    answer = decision.wire
+                else:
+                    query = decision.query
+                    answer = self._dns.fit(query, await self._upstreams.resolve(query.wire, query.question))
+                writer.write(len(answer).to_bytes(2, "big") + answer)
+                async with asyncio.timeout(DNS_STREAM_TIMEOUT):
+                    await writer.drain()
+        except (OSError, EOFError):  # TimeoutError is an OSError; IncompleteReadError an EOFError
+            return
+        finally:
+            self._streams -= 1
+            writer.close()
+
+    def _answer(self, datagram: Datagram, payload: bytes) -> None:
+        self._engine.send_udp(
+            widen(datagram.dst), datagram.dport, widen(datagram.src), datagram.sport, payload, datagram.src_mac
+        )
