@@ -74,29 +74,24 @@ def test_expose_takes_keys_in_any_case_and_ignores_the_unknown_and_what_trails(
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "text"),
+    ("body", "text"),
     [
-        (b"", 400, "EOF"),
-        (b"  ", 400, "EOF"),
-        (b"junk", 400, "invalid character 'j' looking for beginning of value"),
-        (b'{"local":', 400, "unexpected EOF"),
-        (b'{"local":":1"', 400, "unexpected EOF"),
-        (b"[]", 400, "json: cannot unmarshal array into Go value of type types.ExposeRequest"),
-        (b'{"local":1}', 400, "json: cannot unmarshal number into Go struct field ExposeRequest.local of type string"),
-        (b"[" * 100_000, 400, "exceeded max depth"),
-        (b"{}", 400, "missing port in address"),
-        (b'{"remote":"192.168.127.2"}', 400, "address 192.168.127.2: missing port in address"),
-        (b'{"remote":"a:b:c"}', 400, "address a:b:c: too many colons in address"),
-        (b'{"remote":"[::1]:80"}', 500, "invalid remote addr"),
-        (b'{"remote":"1.2.3.4:80a"}', 500, 'strconv.ParseUint: parsing "80a": invalid syntax'),
-        (b'{"remote":"1.2.3.4:70000"}', 500, 'strconv.ParseUint: parsing "70000": value out of range'),
-        (b'{"remote":"1.2.3.4:1","protocol":"sctp"}', 500, "unknown protocol sctp"),
-        (b'{"remote":"1.2.3.4:1","protocol":"TCP"}', 500, "unknown protocol TCP"),
+        (b"", "EOF"),
+        (b"  ", "EOF"),
+        (b"junk", "invalid character 'j' looking for beginning of value"),
+        (b'{"local":', "unexpected EOF"),
+        (b'{"local":":1"', "unexpected EOF"),
+        (b"[]", "json: cannot unmarshal array into Go value of type types.ExposeRequest"),
+        (b'{"local":1}', "json: cannot unmarshal number into Go struct field ExposeRequest.local of type string"),
+        (b"[" * 100_000, "exceeded max depth"),
+        (b"{}", "missing port in address"),
+        (b'{"remote":"192.168.127.2"}', "address 192.168.127.2: missing port in address"),
+        (b'{"remote":"a:b:c"}', "address a:b:c: too many colons in address"),
     ],
 )
-def test_expose_refuses_with_gvproxys_words(client: FlaskClient, body: bytes, status: int, text: str) -> None:
+def test_expose_refuses_with_gvproxys_words(client: FlaskClient, body: bytes, text: str) -> None:
     answer = client.post(EXPOSE, data=body)
-    assert seen(answer) == (status, text + "\n")
+    assert seen(answer) == (400, text + "\n")
     assert answer.content_type == TEXT
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
@@ -106,6 +101,7 @@ def test_expose_refuses_with_gvproxys_words(client: FlaskClient, body: bytes, st
     [
         ("conflict", "proxy already running for tcp on :6443"),
         ("in-use", "listen tcp :6443: bind: address already in use"),
+        ("bad-request", "invalid remote addr"),
     ],
 )
 def test_expose_passes_the_supervisors_refusal_on(
@@ -114,6 +110,12 @@ def test_expose_passes_the_supervisors_refusal_on(
     supervisor.refuse(messages.Expose, code, text)
     answer = client.post(EXPOSE, data=b'{"local":":6443","remote":"192.168.127.2:6443"}')
     assert seen(answer) == (500, text + "\n")
+
+
+def test_an_unknown_protocol_is_the_supervisors_to_refuse(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    supervisor.refuse(messages.Expose, "bad-request", "unknown protocol sctp")
+    answer = client.post(EXPOSE, data=b'{"remote":"1.2.3.4:1","protocol":"sctp"}')
+    assert seen(answer) == (500, "unknown protocol sctp\n")
 
 
 def test_expose_without_a_remote_host_means_the_caller(supervisor: CannedSupervisor, client: FlaskClient) -> None:
@@ -165,8 +167,6 @@ def test_a_zone_is_added_with_its_records(supervisor: CannedSupervisor, client: 
 @pytest.mark.parametrize(
     ("body", "text"),
     [
-        (b'{"Name":"a.","DefaultIP":"x"}', "invalid IP address: x"),
-        (b'{"Name":"a.","Records":[{"IP":"1.2.3"}]}', "invalid IP address: 1.2.3"),
         (b'{"Name":"a.","Records":[7]}', "json: cannot unmarshal number into Go value of type types.Record"),
         (
             b'{"Name":"a.","Records":{}}',
@@ -178,10 +178,9 @@ def test_a_malformed_zone_is_refused(client: FlaskClient, body: bytes, text: str
     assert seen(client.post(ADD_ZONE, data=body)) == (400, text + "\n")
 
 
-def test_a_broken_regexp_is_refused(client: FlaskClient) -> None:
-    status, text = seen(client.post(ADD_ZONE, data=b'{"Name":"a.","Records":[{"IP":"1.2.3.4","Regexp":"["}]}'))
-    assert status == 400
-    assert text.startswith("error parsing regexp: ")
+def test_the_supervisors_refusal_of_a_zone_is_400(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    supervisor.refuse(messages.AddZone, "bad-request", "invalid IP address: x")
+    assert seen(client.post(ADD_ZONE, data=b'{"Name":"a.","DefaultIP":"x"}')) == (400, "invalid IP address: x\n")
 
 
 def test_a_lone_surrogate_does_not_break_the_way_to_the_supervisor(
