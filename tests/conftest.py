@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator
 
 import pytest
 
 IN_CI = os.environ.get("CI") == "true"
+GUEST_TOOLS = ("ip", "busybox", "qemu-system-x86_64", "cpio", "gcc", "curl")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that boots a guest needs root and some Debian packages; where they are missing it is skipped."""
+    if item.get_closest_marker("guest") is None:
+        return
+    if os.geteuid() != 0:
+        pytest.skip("a guest needs root: network namespaces and tap devices")
+    missing = [tool for tool in GUEST_TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (make packages)")
 
 
 @pytest.hookimpl(wrapper=True)

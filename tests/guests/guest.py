@@ -64,6 +64,8 @@ class Guest(abc.ABC):
     """Path of the program built from ``probe.c``, inside the guest."""
     dhcp_script: str
     lease_file: str
+    lease: GuestLease
+    """Of the last `configure`."""
 
     @abc.abstractmethod
     def attempt(self, command: str, timeout: float = 30.0) -> Result:
@@ -76,6 +78,10 @@ class Guest(abc.ABC):
             raise CommandFailed(f"{command!r} ended with status {result.status}:\n{result.output}")
         return result.output
 
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Switch it off."""
+
     def configure(self, hostname: str = "") -> GuestLease:
         """Get a lease with udhcpc and use it."""
         told = f"-x hostname:{shlex.quote(hostname)}" if hostname else ""
@@ -83,7 +89,8 @@ class Guest(abc.ABC):
             f"LEASE_FILE={self.lease_file} busybox udhcpc -i {self.interface} -f -n -q -t 5 -T 1 {told}"
             f" -O search -O mtu -s {self.dhcp_script}"
         )
-        return GuestLease.parse(self.sh(f"cat {self.lease_file}"))
+        self.lease = GuestLease.parse(self.sh(f"cat {self.lease_file}"))
+        return self.lease
 
 
 def build_probe(directory: Path) -> Path:
@@ -92,3 +99,9 @@ def build_probe(directory: Path) -> Path:
     if not program.exists():
         subprocess.run(["gcc", "-O2", "-static", "-o", program, PROBE_SOURCE], check=True)
     return program
+
+
+def random_sha256(probe: Path, size: int, seed: int) -> str:
+    """SHA-256 of what ``probe random`` writes."""
+    pipe = f"{shlex.quote(str(probe))} random {size} {seed} | sha256sum"
+    return subprocess.run(pipe, shell=True, check=True, capture_output=True, text=True).stdout.split()[0]

@@ -86,6 +86,7 @@ class NamespaceGuest(Guest):
     def __init__(self, directory: Path, url: str, mac: str, probe: Path, host: Namespace | None = None) -> None:
         """`url`: where to connect; the agent does it from the namespace `host`, where one is given."""
         self.mac = mac
+        self._closed = False
         self.probe = str(probe)
         self.dhcp_script = str(DHCP_SCRIPT)
         self.namespace = Namespace("guest")
@@ -119,7 +120,10 @@ class NamespaceGuest(Guest):
         return Result(done.returncode, done.stdout)
 
     def close(self) -> None:
-        """End the agent (and with it the device) and whatever runs in the guest."""
+        """End the agent (and with it the device) and whatever runs in the guest. May be called again."""
+        if self._closed:
+            return
+        self._closed = True
         self.agent.terminate()
         try:
             self.agent.wait(5)

@@ -17,9 +17,9 @@ import tempfile
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-from tests.guests.namespace import Namespace
+from tests.guests.namespace import Namespace, NamespaceGuest
 from tests.guests.waiting import wait_for
 
 MOORAGE = Path(sys.executable).with_name("moorage")
@@ -177,3 +177,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+class Attach(Protocol):
+    """Attaches one more guest, not yet configured, to a service."""
+
+    def __call__(self, service: Service, mac: str = "") -> NamespaceGuest:
+        """`mac` default: one that no other guest has."""
