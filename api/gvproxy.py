@@ -1,8 +1,8 @@
 """gvproxy's HTTP API (containers/gvisor-tap-vsock 3405fe5c): the routes podman, CRC and Lima call.
 
 Paths, status codes, bodies and error texts are gvproxy's, so that its clients need no change: they match on texts such
-as ``proxy already running``. What is wrong with a request's form is said here; what is wrong with a forward or a zone is
-said by the supervisor, in gvproxy's sentences too. Everything here is about the network ``default``. Not here yet:
+as ``proxy already running``. What is wrong with a request's form is said here; what is wrong with a forward or a zone
+is said by the supervisor, in gvproxy's sentences too. Everything here is about the network ``default``. Not here yet:
 forwards of unix sockets, ``/tunnel`` and ``/connect``.
 """
 
