@@ -1,0 +1,5 @@
+"""``python -m cli``: the same as ``moorage``."""
+
+from cli.main import main
+
+main(prog_name="moorage")

@@ -1,0 +1,153 @@
+"""The whole service: builds its parts, starts them, and stops them in the right order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+import zmq.asyncio
+
+from proto.channels import EventPublisher, Responder
+from proto.codec import Message
+from supervisor.api_server import ApiServer
+from supervisor.children import Zygote
+from supervisor.config import ListenerSpec, Settings
+from supervisor.control import Control
+from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.forwards import Forwards
+from supervisor.listeners import KINDS, Listener
+from supervisor.networks import Network
+from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
+from supervisor.resolver import HostResolver, ResolverWatch
+from supervisor.state import State
+from supervisor.vms import Vm, Vms, WorkerSettings
+from supervisor.worker_messages import WorkerMessages
+
+DEFAULT_NETWORK = "default"
+DEFAULT_API_PORT = 7878
+PATIENCE = 3.0
+"""s for each kind of child to end when asked."""
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Everything the supervisor runs. `run` raises StartError or ConfigError when it cannot start."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        is_root = os.geteuid() == 0
+        self._runtime = runtime_dir(settings.runtime_dir, os.environ, is_root)
+        self._state_dir = state_dir(settings.state_dir, os.environ, is_root)
+        check_socket_paths(self._runtime)
+
+    async def run(self, stop: asyncio.Event, announce: Callable[[str], None]) -> None:
+        """Serve until `stop` is set; `announce` gets what a user should read once the service is ready."""
+        async with AsyncExitStack() as stack:
+            for directory in (self._runtime, self._state_dir):
+                prepare_private_dir(directory)
+                stack.callback(os.close, lock_dir(directory))
+            state = State(self._state_dir / "moorage.db")
+            stack.callback(state.close)
+            listeners = self._bind_listeners(stack)
+            api = self._bind_api(stack)
+            await self._start(stack, state, listeners, api)
+            announce(_how_to_use(listeners, api))
+            await stop.wait()
+            log.info("stopping")
+
+    def _bind_listeners(self, stack: AsyncExitStack) -> list[Listener]:
+        default = ListenerSpec(kind="qemu", endpoint=UnixEndpoint(str(self._runtime / "qemu.sock")))
+        specs = (default,) if self._settings.listen is None else self._settings.listen
+        listeners = []
+        for spec in specs:
+            listener = KINDS[spec.kind](spec.endpoint)
+            stack.callback(listener.close)
+            listeners.append(listener)
+        return listeners
+
+    def _bind_api(self, stack: AsyncExitStack) -> ApiServer:
+        endpoints = self._settings.api
+        if endpoints is None:
+            endpoints = (UnixEndpoint(str(self._runtime / "api.sock")), TcpEndpoint("127.0.0.1", DEFAULT_API_PORT))
+        env = {
+            "MOORAGE_RUNTIME_DIR": str(self._runtime),
+            "MOORAGE_LOG_LEVEL": self._settings.log_level,
+            "MOORAGE_LOG_FORMAT": self._settings.log_format,
+        }
+        api = ApiServer(endpoints, env)
+        stack.callback(api.close)
+        return api
+
+    async def _start(self, stack: AsyncExitStack, state: State, listeners: list[Listener], api: ApiServer) -> None:
+        """Start from the inside out, so that nobody talks to a part that is not there yet."""
+        context = zmq.asyncio.Context()
+        stack.callback(context.term)
+        events = EventPublisher(context, self._endpoint(stack, "events.sock"))
+        stack.callback(events.close)
+
+        async def on_worker_message(peer: bytes, message: Message) -> Message | None:
+            return await worker_messages.handle(peer, message)
+
+        workers_endpoint = self._endpoint(stack, "workers.sock")
+        workers = Responder(context, workers_endpoint, on_worker_message)
+        stack.push_async_callback(workers.close)
+        zygote = Zygote()
+        stack.push_async_callback(zygote.close, PATIENCE)
+
+        async def on_change() -> None:
+            await forwards.settle()
+
+        worker_settings = WorkerSettings(workers_endpoint, self._settings.log_level, self._settings.log_format)
+        vms = Vms(zygote, workers, worker_settings, events, on_change)
+        resolver = ResolverWatch()
+        network = Network(DEFAULT_NETWORK, self._settings.subnet, self._settings.mtu, state, vms.__contains__)
+        network.use_resolver(resolver.current)
+        networks = {network.name: network}
+
+        def find_vm(name: str, ip: str) -> Vm | None:
+            return vms.get(networks[name].holder(ip, time.time())) if name in networks else None
+
+        forwards = Forwards(state, workers, find_vm, vms.kill)
+        stack.callback(forwards.close)
+        stack.push_async_callback(vms.stop, PATIENCE)
+        worker_messages = WorkerMessages(vms, forwards, events)
+        control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
+        stack.push_async_callback(control.close)
+        workers.start()
+        control.start()
+        await zygote.start()
+        await forwards.restore()
+        await api.start()
+        stack.push_async_callback(api.stop, PATIENCE)
+
+        async def on_resolver_change(changed: HostResolver) -> None:
+            network.use_resolver(changed)
+            await vms.tell_networks()
+
+        watch = asyncio.get_running_loop().create_task(resolver.watch(on_resolver_change))
+        stack.callback(watch.cancel)
+        for listener in listeners:
+            listener.start(lambda attachment: vms.attach(network, attachment))
+
+    def _endpoint(self, stack: AsyncExitStack, name: str) -> str:
+        """A ZeroMQ endpoint in the runtime directory, whose file goes when the service stops."""
+        path = self._runtime / name
+        stack.callback(path.unlink, missing_ok=True)
+        return f"ipc://{path}"
+
+
+def _how_to_use(listeners: list[Listener], api: ApiServer) -> str:
+    lines = ["Moorage is ready.", ""]
+    for listener in listeners:
+        lines += [f"Attach a {listener.title} guest by {listener.endpoint}:", f"  {listener.attach_hint()}"]
+    lines += ["", "API: " + ", ".join(_api_url(endpoint) for endpoint in api.endpoints)]
+    return "\n".join(lines)
+
+
+def _api_url(endpoint: Endpoint) -> str:
+    return str(endpoint) if isinstance(endpoint, UnixEndpoint) else str(endpoint).replace("tcp://", "http://", 1)

@@ -1,0 +1,311 @@
+"""The attached VMs, each with one worker that is replaced when it dies.
+
+A VM's life is one task: start a worker on the VM's socket, wait for its end, then either start another (the worker
+died) or let the VM go (its link is closed). The supervisor keeps the socket open all the while, so that the guest sees
+no link loss; it never reads from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+
+from proto import messages
+from proto.channels import EventPublisher, Responder
+from proto.errors import ChannelError, CodecError, RequestFailed
+from proto.fdpass import FdChannel
+from proto.messages import (
+    Failure,
+    GetStats,
+    Shutdown,
+    Spawn,
+    UpdateNetwork,
+    VmAttached,
+    VmDetached,
+    WorkerRestarted,
+    WorkerStats,
+)
+from supervisor.children import Backoff, Zygote, status_in_words
+from supervisor.listeners import Attachment
+from supervisor.networks import Network
+
+STATUS_PATIENCE = 0.3
+"""s from the end of a worker's channel to its exit status; both come at once when the process dies."""
+UPDATE_TIMEOUT = 2.0
+"""s for a worker to take over a changed network."""
+REASON_PATIENCE = 0.5
+"""s for the `LinkClosed` of a worker that has already ended; it travels on another socket."""
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """One run of a worker process."""
+
+    def __init__(self, pid: int, channel: FdChannel, network: messages.Network) -> None:
+        self.pid = pid
+        self.channel = channel
+        self.network = network
+        """What it was last told of its network."""
+        self.counters: dict[str, int] = {}
+        """The last it told."""
+        self.is_ready = False
+        """It said hello and has not ended."""
+
+
+class Vm:
+    """An attached VM."""
+
+    def __init__(self, vm_id: str, network: Network, attachment: Attachment) -> None:
+        self.id = vm_id
+        self.network = network
+        self.attachment = attachment
+        self.attached_at = time.time()
+        self.restarts = 0
+        self.mac = ""
+        self.ip = ""
+        self.worker: Worker | None = None
+        self.greeted_by = 0
+        """The pid in the last hello; it may come before the zygote tells the pid."""
+        self.counters_before: Counter[str] = Counter()
+        """Of the workers it had before."""
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        """Why the link is closed, once it is."""
+
+    def counters(self) -> Counter[str]:
+        """The last told by the worker, and those of the workers before."""
+        return self.counters_before + Counter(self.worker.counters if self.worker else {})
+
+    def close(self, reason: str) -> None:
+        """The link is at its end."""
+        if not self.closed.done():
+            self.closed.set_result(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """What every worker is told alike."""
+
+    control_address: str
+    log_level: str
+    log_format: str
+
+
+class Vms:
+    """Every VM that is attached. `on_change` is called when a worker came or went: forwards may have to move."""
+
+    def __init__(
+        self,
+        zygote: Zygote,
+        responder: Responder,
+        settings: WorkerSettings,
+        events: EventPublisher,
+        on_change: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._zygote = zygote
+        self._responder = responder
+        self._settings = settings
+        self._events = events
+        self._on_change = on_change
+        self._vms: dict[str, Vm] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._numbers = itertools.count(1)
+        self._stopping = False
+        self.counters_ended: Counter[str] = Counter()
+        """Of VMs that are gone."""
+
+    def __iter__(self) -> Iterator[Vm]:
+        return iter(tuple(self._vms.values()))
+
+    def get(self, vm_id: str) -> Vm | None:
+        """The VM of that id."""
+        return self._vms.get(vm_id)
+
+    def __contains__(self, vm_id: object) -> bool:
+        return vm_id in self._vms
+
+    def attach(self, network: Network, attachment: Attachment) -> None:
+        """Serve a fresh connection."""
+        if self._stopping:
+            attachment.sock.close()
+            return
+        vm = Vm(f"vm{next(self._numbers)}", network, attachment)
+        log.info("%s attached to %s on %s (%s)", vm.id, network.name, attachment.listener, attachment.peer)
+        self._vms[vm.id] = vm
+        self._events.publish(VmAttached(vm.id, network.name))
+        self._tasks[vm.id] = asyncio.get_running_loop().create_task(self._live(vm), name=vm.id)
+
+    async def greet(self, vm: Vm, pid: int) -> None:
+        """A worker said hello: from now on it can be asked and given forwards."""
+        vm.greeted_by = pid
+        worker = vm.worker
+        if worker is None or worker.pid != pid or worker.is_ready:
+            return
+        worker.is_ready = True
+        log.info("worker %d carries %s", pid, vm.id)
+        await self._tell_network(vm, worker)
+        await self._on_change()
+
+    async def tell_networks(self) -> None:
+        """Networks changed: tell the workers."""
+        await asyncio.gather(*(self._tell_network(vm, vm.worker) for vm in self if vm.worker is not None))
+
+    async def refresh_counters(self, patience: float) -> None:
+        """Ask all workers for their counters now; of those that do not answer in time, the last told stay."""
+
+        async def ask(vm: Vm, worker: Worker) -> None:
+            with contextlib.suppress(ChannelError):
+                answer = await self._responder.request(vm.id.encode(), GetStats(), patience)
+                if isinstance(answer, WorkerStats):
+                    worker.counters = answer.counters
+
+        await asyncio.gather(*(ask(vm, vm.worker) for vm in self if vm.worker is not None and vm.worker.is_ready))
+
+    async def stop(self, patience: float) -> None:
+        """End every worker: ask, wait for `patience` seconds, then kill."""
+        self._stopping = True
+        for vm in self:
+            vm.close("the service stops")
+            with contextlib.suppress(RequestFailed):
+                await self._responder.notify(vm.id.encode(), Shutdown())
+        tasks = tuple(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+        for vm in self:
+            if vm.worker is not None:
+                log.warning("the worker of %s does not end; killed", vm.id)
+                self.kill(vm.worker)
+        if tasks:
+            await asyncio.wait(tasks, timeout=patience)
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    def kill(self, worker: Worker) -> None:
+        """End a worker that does not do what it should; its VM gets another."""
+        if self._zygote.is_running(worker.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+
+    async def _tell_network(self, vm: Vm, worker: Worker) -> None:
+        network = vm.network.describe()
+        if not worker.is_ready or worker.network == network:
+            return
+        worker.network = network
+        try:
+            await self._responder.request(vm.id.encode(), UpdateNetwork(network), UPDATE_TIMEOUT)
+        except ChannelError as error:
+            log.error("%s does not take the changed network: %s", vm.id, error)
+
+    async def _live(self, vm: Vm) -> None:
+        try:
+            await self._keep_worker(vm)
+        finally:
+            reason = vm.closed.result() if vm.closed.done() else "the service stops"
+            log.info("%s detached: %s", vm.id, reason)
+            sock = vm.attachment.sock
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+            del self._vms[vm.id], self._tasks[vm.id]
+            self.counters_ended.update(vm.counters_before)
+            vm.network.forget(vm.id)
+            self._events.publish(VmDetached(vm.id, reason))
+            await self._on_change()
+
+    async def _keep_worker(self, vm: Vm) -> None:
+        backoff = Backoff()
+        while True:
+            started = time.monotonic()
+            try:
+                worker = await self._start_worker(vm)
+            except (ChannelError, OSError) as error:
+                ending, status = str(error), None
+            else:
+                if vm.restarts:
+                    self._events.publish(WorkerRestarted(vm.id, worker.pid, ending))
+                if vm.greeted_by == worker.pid:
+                    await self.greet(vm, worker.pid)
+                status = await self._wait_end(vm, worker)
+                ending = status_in_words(status)
+            if status == 0:  # a worker ends by itself only when its link is at an end
+                await asyncio.wait([vm.closed], timeout=REASON_PATIENCE)
+                vm.close("its worker ended")
+            if vm.closed.done() or self._stopping:
+                return
+            if _is_closed(vm.attachment.sock):
+                return vm.close("eof")
+            delay = backoff.delay(time.monotonic() - started)
+            vm.restarts += 1
+            log.error("the worker of %s died (%s); starting another in %g s", vm.id, ending, delay)
+            await asyncio.wait([vm.closed], timeout=delay)
+
+    async def _start_worker(self, vm: Vm) -> Worker:
+        ours, theirs = FdChannel.pair()
+        network = vm.network.describe()
+        message = Spawn(
+            vm_id=vm.id,
+            framing=vm.attachment.framing,
+            network=network,
+            control_address=self._settings.control_address,
+            resync=vm.restarts > 0,
+            guest_mac=vm.mac,
+            log_level=self._settings.log_level,
+            log_format="json" if self._settings.log_format == "json" else "text",
+        )
+        try:
+            pid = await self._zygote.spawn(message, [vm.attachment.sock.fileno(), theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        vm.worker = Worker(pid, ours, network)
+        return vm.worker
+
+    async def _wait_end(self, vm: Vm, worker: Worker) -> int | None:
+        """Wait until the worker's channel is at its end, then for its exit status."""
+        try:
+            await self._drain(vm, worker.channel)
+        finally:
+            worker.is_ready = False
+            worker.channel.close()
+            vm.worker = None
+            vm.counters_before.update(worker.counters)
+        await self._on_change()
+        status = await self._zygote.exit_status(worker.pid, STATUS_PATIENCE)
+        self.kill(worker)  # two workers on one link would tear its frames apart
+        self._zygote.forget(worker.pid)
+        return status
+
+    async def _drain(self, vm: Vm, channel: FdChannel) -> None:
+        while True:
+            try:
+                message, fds = await channel.arecv()
+            except CodecError as error:
+                log.warning("refused a message of the worker of %s: %s", vm.id, error)
+                continue
+            except (EOFError, OSError):
+                return
+            for fd in fds:
+                os.close(fd)
+            if isinstance(message, Failure):
+                log.error("the worker of %s refused: %s", vm.id, message.message)
+
+
+def _is_closed(sock: socket.socket) -> bool:
+    """Whether the other end hung up. Frames that are still unread do not matter: nobody waits for an answer."""
+    hung_up = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
+    poll = select.poll()
+    poll.register(sock, hung_up)
+    return bool(poll.poll(0))

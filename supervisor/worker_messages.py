@@ -1,0 +1,80 @@
+"""What workers say, and what comes of it. A worker speaks for its own VM only: anything else is refused."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from proto.channels import EventPublisher
+from proto.codec import Message
+from proto.errors import RequestFailed
+from proto.messages import GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
+from supervisor.forwards import Forwards
+from supervisor.vms import Vm, Vms
+
+log = logging.getLogger(__name__)
+
+
+class WorkerMessages:
+    """Dispatches by message type; `handle` is the responder's handler."""
+
+    def __init__(self, vms: Vms, forwards: Forwards, events: EventPublisher) -> None:
+        self._vms = vms
+        self._forwards = forwards
+        self._events = events
+        self._handlers: dict[type, Callable[[Vm, Any], Awaitable[Message | None]]] = {
+            Hello: self._hello,
+            LeaseRequest: self._request_lease,
+            LeaseRelease: self._release_lease,
+            GuestSeen: self._guest_seen,
+            LinkClosed: self._link_closed,
+            WorkerStats: self._stats,
+        }
+
+    async def handle(self, peer: bytes, message: Message) -> Message | None:
+        """Answer a worker. Raises RequestFailed."""
+        vm = self._vms.get(peer.decode("utf-8", "replace"))
+        handler = self._handlers.get(type(message))
+        if vm is None or handler is None or message.vm_id != vm.id:
+            log.warning("refused %s from %r", type(message).__name__, peer[:60])
+            raise RequestFailed.because("bad-request", f"{type(message).__name__} is not yours to send")
+        return await handler(vm, message)
+
+    async def _hello(self, vm: Vm, message: Hello) -> None:
+        await self._vms.greet(vm, message.pid)
+
+    async def _request_lease(self, vm: Vm, message: LeaseRequest) -> Message:
+        lease = vm.network.request_lease(message, time.time())
+        if message.commit:
+            vm.mac, vm.ip = lease.mac, lease.ip
+            log.info("%s has %s (%s)", vm.id, lease.ip, lease.mac)
+            await self._forwards.settle()
+        return lease
+
+    async def _release_lease(self, vm: Vm, message: LeaseRelease) -> None:
+        vm.network.release_lease(message, time.time())
+        if vm.ip == message.ip:
+            vm.ip = ""
+        await self._forwards.settle()
+
+    async def _guest_seen(self, vm: Vm, message: GuestSeen) -> None:
+        vm.mac = message.mac
+        if not message.ip:
+            return
+        if not vm.network.see(vm.id, message.mac, message.ip, time.time()):
+            log.warning("%s uses %s, which is not its own", vm.id, message.ip)
+            return
+        vm.ip = message.ip
+        await self._forwards.settle()
+
+    async def _link_closed(self, vm: Vm, message: LinkClosed) -> None:
+        if not message.by_guest or message.reason != "eof":
+            log.warning("the link of %s is closed: %s", vm.id, message.reason)
+        vm.close(message.reason[:200])
+
+    async def _stats(self, vm: Vm, message: WorkerStats) -> None:
+        if vm.worker is not None:
+            vm.worker.counters = message.counters
+        self._events.publish(message)
