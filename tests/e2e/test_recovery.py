@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,13 +32,13 @@ def sink(connection: socket.socket) -> None:
 
 
 @pytest.fixture
-def served(own_service: Service, attach: Attach) -> Iterator[tuple[Service, NamespaceGuest]]:
+def served(own_service: Service, attach: Attach) -> tuple[Service, NamespaceGuest]:
     """A service, and a configured guest that serves a page on forwarded port 8080."""
     guest = attach(own_service)
     guest.configure()
     guest.sh("d=$(mktemp -d) && echo page >$d/index.html && busybox httpd -p 80 -h $d")
     own_service.expose("127.0.0.1:8080", f"{guest.lease.ip}:80")
-    yield own_service, guest
+    return own_service, guest
 
 
 def fetch(service: Service) -> str:
