@@ -15,8 +15,9 @@ pytestmark = pytest.mark.guest
 
 def test_ready_service_says_how_to_attach_and_where_its_api_is(service: Service) -> None:
     said = service.log_text()
-    assert f"-netdev stream,id=n,addr.type=unix,addr.path={service.link_path}" in said
-    assert str(service.api_path) in said
+    assert "-netdev stream,id=net0," in said
+    assert f"addr.type=unix,addr.path={service.link_path} " in said
+    assert f"API: unix://{service.api_path}" in said
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ class Service:
         text = self.log_text()
         assert self.process is not None
         assert self.process.poll() is None, f"the service ended with status {self.process.returncode}:\n{text}"
-        return "-netdev" in text[began:] and self.api_path.exists()
+        return "API: " in text[began:]
 
     def stop(self) -> None:
         """SIGTERM; then see that nothing is left. Raises AssertionError where something is."""
