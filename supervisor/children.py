@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 from proto.errors import ChannelError, CodecError, RequestTimeout
 from proto.fdpass import FdChannel
-from proto.messages import Exited, Spawn, Spawned
+from proto.messages import Exited, Failure, Spawn, Spawned
 
 SPAWN_TIMEOUT = 5.0
 QUICK_DEATH = 5.0
@@ -193,6 +193,8 @@ class Zygote:
                 self._on_spawned(message)
             elif isinstance(message, Exited):
                 self._on_exited(message)
+            elif isinstance(message, Failure):
+                log.error("the zygote refused: %s", message.message)  # whoever asked runs into its deadline
         self._channel.close()
 
     def _on_spawned(self, message: Spawned) -> None:

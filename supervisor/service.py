@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 
 import zmq.asyncio
@@ -38,8 +38,9 @@ log = logging.getLogger(__name__)
 class Service:
     """Everything the supervisor runs. `run` raises StartError or ConfigError when it cannot start."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, zygote_command: Sequence[str] = ()) -> None:
         self._settings = settings
+        self._zygote_command = zygote_command
         is_root = os.geteuid() == 0
         self._runtime = runtime_dir(settings.runtime_dir, os.environ, is_root)
         self._state_dir = state_dir(settings.state_dir, os.environ, is_root)
@@ -96,7 +97,7 @@ class Service:
         workers_endpoint = self._endpoint(stack, "workers.sock")
         workers = Responder(context, workers_endpoint, on_worker_message)
         stack.push_async_callback(workers.close)
-        zygote = Zygote()
+        zygote = Zygote(self._zygote_command)
         stack.push_async_callback(zygote.close, PATIENCE)
 
         async def on_change() -> None:
@@ -122,8 +123,9 @@ class Service:
         control.start()
         await zygote.start()
         await forwards.restore()
-        await api.start()
-        stack.push_async_callback(api.stop, PATIENCE)
+        if api.endpoints:
+            await api.start()
+            stack.push_async_callback(api.stop, PATIENCE)
 
         async def on_resolver_change(changed: HostResolver) -> None:
             network.use_resolver(changed)
@@ -145,7 +147,7 @@ def _how_to_use(listeners: list[Listener], api: ApiServer) -> str:
     lines = ["Moorage is ready.", ""]
     for listener in listeners:
         lines += [f"Attach a {listener.title} guest by {listener.endpoint}:", f"  {listener.attach_hint()}"]
-    lines += ["", "API: " + ", ".join(_api_url(endpoint) for endpoint in api.endpoints)]
+    lines += ["", "API: " + (", ".join(_api_url(endpoint) for endpoint in api.endpoints) or "none")]
     return "\n".join(lines)
 
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from proto import messages
 from proto.channels import EventPublisher, Responder
+from proto.counters import lasting
 from proto.errors import ChannelError, CodecError, RequestFailed
 from proto.fdpass import FdChannel
 from proto.messages import (
@@ -84,7 +85,10 @@ class Vm:
 
     def counters(self) -> Counter[str]:
         """The last told by the worker, and those of the workers before."""
-        return self.counters_before + Counter(self.worker.counters if self.worker else {})
+        total = self.counters_before.copy()
+        if self.worker is not None:
+            total.update(self.worker.counters)
+        return total
 
     def close(self, reason: str) -> None:
         """The link is at its end."""
@@ -281,7 +285,7 @@ class Vms:
             worker.is_ready = False
             worker.channel.close()
             vm.worker = None
-            vm.counters_before.update(worker.counters)
+            vm.counters_before.update(lasting(worker.counters))
         await self._on_change()
         status = await self._zygote.exit_status(worker.pid, STATUS_PATIENCE)
         self.kill(worker)  # two workers on one link would tear its frames apart

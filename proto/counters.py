@@ -1,0 +1,10 @@
+"""Which of a worker's numbers say how much there is now. All others only grow, and outlive the worker in sums."""
+
+from collections.abc import Mapping
+
+GAUGES = frozenset({"tcp.flows", "udp.flows"})
+
+
+def lasting(counters: Mapping[str, int]) -> dict[str, int]:
+    """The numbers that still count when their worker has ended."""
+    return {name: value for name, value in counters.items() if name not in GAUGES}
