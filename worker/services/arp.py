@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dpkt
 
-from worker.services.frames import ETHERTYPE_ARP, ethertype
+from worker.services.frames import ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ethertype, push_ethernet
 
 _PROTOCOL = (dpkt.arp.ARP_HRD_ETH, dpkt.arp.ARP_PRO_IP, 6, 4)
 
@@ -34,14 +34,14 @@ class ArpResponder:
         self.counters["arp.requests"] += 1
         self.counters["arp.replies"] += 1
         reply = dpkt.arp.ARP(op=dpkt.arp.ARP_OP_REPLY, sha=self._mac, spa=arp.tpa, tha=arp.sha, tpa=arp.spa)
-        return bytes(dpkt.ethernet.Ethernet(dst=arp.sha, src=self._mac, type=ETHERTYPE_ARP, data=reply))
+        return push_ethernet(arp.sha, self._mac, ETHERTYPE_ARP, bytes(reply))
 
 
 def _pull_arp(frame: bytes) -> dpkt.arp.ARP | None:
     if ethertype(frame) != ETHERTYPE_ARP:
         return None
     try:
-        arp = dpkt.arp.ARP(frame[14:])
+        arp = dpkt.arp.ARP(frame[ETHERNET_HEADER_LEN:])
     except dpkt.UnpackError:
         return None
     return arp if (arp.hrd, arp.pro, arp.hln, arp.pln) == _PROTOCOL else None

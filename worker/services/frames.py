@@ -79,6 +79,11 @@ def pull_udp(packet: Packet) -> Datagram | None:
     return Datagram(packet.src_mac, packet.src, sport, packet.dst, dport, payload)
 
 
+def push_ethernet(dst_mac: bytes, src_mac: bytes, ethertype: int, payload: bytes) -> bytes:
+    """A frame. Not by dpkt, which parses the payload again and loses what it does not know."""
+    return dst_mac + src_mac + ethertype.to_bytes(2, "big") + payload
+
+
 def push_ipv4(src_mac: bytes, dst_mac: bytes, src: bytes, dst: bytes, icmp: bytes, ident: int, mtu: int) -> list[bytes]:
     """An ICMP message as frames, fragmented where it is larger than the MTU (RFC 791 3.2)."""
     whole = mtu - IPV4_HEADER_LEN
@@ -90,7 +95,7 @@ def push_ipv4(src_mac: bytes, dst_mac: bytes, src: bytes, dst: bytes, icmp: byte
         header = dpkt.ip.IP(src=src, dst=dst, p=dpkt.ip.IP_PROTO_ICMP, ttl=DEFAULT_TTL, id=ident & 0xFFFF)
         header.len = IPV4_HEADER_LEN + len(piece)
         header.mf = int(more)
-        header.offset = index * room
+        header.offset = index * room // 8
         header.data = piece
-        frames.append(bytes(dpkt.ethernet.Ethernet(dst=dst_mac, src=src_mac, type=ETHERTYPE_IPV4, data=bytes(header))))
+        frames.append(push_ethernet(dst_mac, src_mac, ETHERTYPE_IPV4, bytes(header)))
     return frames
