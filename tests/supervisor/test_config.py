@@ -1,0 +1,65 @@
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from supervisor.config import Settings, load
+from supervisor.endpoints import TcpEndpoint, UnixEndpoint
+from supervisor.errors import ConfigError
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "moorage.yaml"
+    file.write_text(text)
+    return file
+
+
+def test_nothing_given_is_a_working_configuration(tmp_path: Path) -> None:
+    settings = load({}, None)
+    assert settings == Settings()
+    assert (settings.mtu, settings.subnet) == (1500, IPv4Network("192.168.127.0/24"))
+    assert load({}, write(tmp_path, "")) == settings
+
+
+def test_flags_go_before_the_file(tmp_path: Path) -> None:
+    file = write(tmp_path, 'mtu: 4000\nlog-format: json\nlisten: ["qemu=tcp://[::1]:9000"]\n')
+    settings = load({"mtu": "9000", "api": ("unix:///a/b",)}, file)
+    assert (settings.mtu, settings.log_format) == (9000, "json")
+    assert settings.api == (UnixEndpoint("/a/b"),)
+    assert settings.listen is not None
+    assert (settings.listen[0].kind, settings.listen[0].endpoint) == ("qemu", TcpEndpoint("::1", 9000))
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("mtu: big", "mtu: .*valid integer.*got 'big'"),
+        ("mtu: 575", "mtu: .*greater than or equal to 576; got 575"),
+        ("mtu: 65536", "mtu: .*less than or equal to 65535"),
+        ("subnet: 192.168.127.1/24", "subnet: expected an IPv4 network such as .*got '192.168.127.1/24'"),
+        ("subnet: 10.0.0.0/30", "subnet: expected .*between /8 and /29"),
+        ("subnet: 7", "subnet: expected"),
+        ("listen: [unix:///x]", "listen: expected KIND=unix:///PATH or KIND=tcp://HOST:PORT with KIND one of qemu"),
+        ("listen: [qemu=unix://x]", "listen: expected unix:///PATH or tcp://HOST:PORT, got 'unix://x'"),
+        ("api: [http://x]", "api: expected unix:///PATH or tcp://HOST:PORT, got 'http://x'"),
+        ("api: [7]", "api: expected unix:///PATH"),
+        ("log-level: loud", "log-level: .*'debug'.*got 'loud'"),
+        ("mtuu: 7", "mtuu: unknown key; expected one of listen, api, mtu"),
+        ("- a", "expected keys and values, got list"),
+        ("a: [", "expected YAML"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_key_and_what_was_expected(tmp_path: Path, text: str, error: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=f"{file}: {error}"):
+        load({}, file)
+
+
+def test_a_wrong_flag_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"--mtu: .*valid integer.*got 'x'"):
+        load({"mtu": "x"}, None)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere.yaml: cannot be read: No such file"):
+        load({}, tmp_path / "nowhere.yaml")
