@@ -1,0 +1,36 @@
+"""What processes cost, asked of processes we know."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+
+from bench.processes import cpu_seconds, pss, tree
+
+
+def test_a_tree_is_a_process_and_its_descendants() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 60 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as shell:
+        assert shell.stdout is not None
+        child = int(shell.stdout.readline())
+        try:
+            assert set(tree(shell.pid)) == {shell.pid, child}
+            assert shell.pid in tree(os.getpid())
+        finally:
+            os.kill(child, 9)
+
+
+def test_cpu_time_grows_with_work() -> None:
+    before = cpu_seconds([os.getpid()])
+    end = time.process_time() + 0.1
+    while time.process_time() < end:
+        pass
+    assert 0.05 < cpu_seconds([os.getpid()]) - before < 5
+
+
+def test_memory_is_that_of_a_living_process_only() -> None:
+    assert pss(os.getpid()) > 1_000_000
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    assert pss(gone.pid) == 0
+    assert cpu_seconds([gone.pid]) == 0
