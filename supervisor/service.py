@@ -106,7 +106,7 @@ class Service:
         worker_settings = WorkerSettings(workers_endpoint, self._settings.log_level, self._settings.log_format)
         vms = Vms(zygote, workers, worker_settings, events, on_change)
         resolver = ResolverWatch()
-        network = Network(DEFAULT_NETWORK, self._settings.subnet, self._settings.mtu, state, vms.__contains__)
+        network = Network(DEFAULT_NETWORK, self._settings.subnet, self._settings.mtu, state, vms.is_attached)
         network.use_resolver(resolver.current)
         networks = {network.name: network}
 

@@ -72,7 +72,8 @@ class Vm:
         self.network = network
         self.attachment = attachment
         self.attached_at = time.time()
-        self.restarts = 0
+        self.runs = 0
+        """Workers it has had."""
         self.mac = ""
         self.ip = ""
         self.worker: Worker | None = None
@@ -82,6 +83,11 @@ class Vm:
         """Of the workers it had before."""
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """Why the link is closed, once it is."""
+
+    @property
+    def restarts(self) -> int:
+        """How often its worker was replaced."""
+        return max(0, self.runs - 1)
 
     def counters(self) -> Counter[str]:
         """The last told by the worker, and those of the workers before."""
@@ -135,8 +141,10 @@ class Vms:
         """The VM of that id."""
         return self._vms.get(vm_id)
 
-    def __contains__(self, vm_id: object) -> bool:
-        return vm_id in self._vms
+    def is_attached(self, vm_id: str) -> bool:
+        """Whether a VM is at the other end; of one that hung up, not even its worker may know it yet."""
+        vm = self._vms.get(vm_id)
+        return vm is not None and not _is_closed(vm.attachment.sock)
 
     def attach(self, network: Network, attachment: Attachment) -> None:
         """Serve a fresh connection."""
@@ -250,7 +258,6 @@ class Vms:
             if _is_closed(vm.attachment.sock):
                 return vm.close("eof")
             delay = backoff.delay(time.monotonic() - started)
-            vm.restarts += 1
             log.error("the worker of %s died (%s); starting another in %g s", vm.id, ending, delay)
             await asyncio.wait([vm.closed], timeout=delay)
 
@@ -262,7 +269,7 @@ class Vms:
             framing=vm.attachment.framing,
             network=network,
             control_address=self._settings.control_address,
-            resync=vm.restarts > 0,
+            resync=vm.runs > 0,
             guest_mac=vm.mac,
             log_level=self._settings.log_level,
             log_format="json" if self._settings.log_format == "json" else "text",
@@ -274,6 +281,7 @@ class Vms:
             raise
         finally:
             theirs.close()
+        vm.runs += 1
         vm.worker = Worker(pid, ours, network)
         return vm.worker
 
