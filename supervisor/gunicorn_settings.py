@@ -21,9 +21,14 @@ graceful_timeout = 3
 """s for the requests under way when it is told to end."""
 timeout = 30
 control_socket_disable = True
+_level = os.environ.get("MOORAGE_LOG_LEVEL", "info")
 logconfig_dict = {
-    **logs.config(os.environ.get("MOORAGE_LOG_LEVEL", "info"), os.environ.get("MOORAGE_LOG_FORMAT", "text")),
-    "loggers": {"gunicorn.error": {"level": os.environ.get("MOORAGE_LOG_LEVEL", "info").upper()}},
+    **logs.config(_level, os.environ.get("MOORAGE_LOG_FORMAT", "text")),
+    "loggers": {
+        # gunicorn's own news are of no use to who runs a service that has one part of gunicorn.
+        "gunicorn.error": {"level": "DEBUG" if _level == "debug" else "WARNING", "propagate": True},
+        "gunicorn.access": {"level": "WARNING"},
+    },
 }
 
 
