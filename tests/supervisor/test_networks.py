@@ -1,0 +1,117 @@
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
+
+import pytest
+
+from proto.errors import RequestFailed
+from proto.messages import LeaseRelease, LeaseRequest, Upstream, Zone, ZoneRecord
+from supervisor.networks import MAX_RECORDS_PER_ZONE, MAX_SEEN_PER_VM, Network
+from supervisor.resolver import HostResolver
+from supervisor.state import State
+
+NOW = 1_000_000.0
+MAC = "52:54:00:00:00:01"
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "moorage.db")
+    yield state
+    state.close()
+
+
+@pytest.fixture
+def network(state: State) -> Network:
+    return make(state)
+
+
+def make(state: State, subnet: str = "192.168.127.0/24") -> Network:
+    return Network("default", IPv4Network(subnet), 1500, state, lambda vm_id: vm_id in ("vm1", "vm2"))
+
+
+def lease(vm_id: str = "vm1", mac: str = MAC, commit: bool = True) -> LeaseRequest:
+    return LeaseRequest(vm_id, mac, commit=commit)
+
+
+def test_gateway_and_host_alias_are_first_and_last_of_any_subnet(state: State) -> None:
+    described = make(state, "10.0.0.0/20").describe()
+    assert (described.gateway_ip, described.host_ip) == ("10.0.0.1", "10.0.15.254")
+    assert described.nat == {"10.0.15.254": "127.0.0.1"}
+
+
+def test_the_default_zones_name_gateway_and_host(network: Network) -> None:
+    records = (ZoneRecord("192.168.127.1", name="gateway"), ZoneRecord("192.168.127.254", name="host"))
+    assert network.zones == (Zone("containers.internal.", records), Zone("docker.internal.", records))
+
+
+def test_added_records_go_before_the_old_and_the_zone_keeps_its_place(network: Network, state: State) -> None:
+    network.add_zone(Zone("containers.internal.", (ZoneRecord("1.2.3.4", name="x"),), "9.9.9.9"))
+    zone = network.zones[0]
+    assert zone.name == "containers.internal."
+    assert [record.name for record in zone.records] == ["x", "gateway", "host"]
+    assert zone.default_ip == "9.9.9.9"
+    network.add_zone(Zone("containers.internal."))
+    assert network.zones[0].default_ip == ""
+    assert make(state).zones == network.zones
+
+
+@pytest.mark.parametrize(
+    ("zone", "reason"),
+    [
+        (Zone("x.", (ZoneRecord("1.2.3"),)), "invalid IP address: 1.2.3"),
+        (Zone("x.", default_ip="x"), "invalid IP address: x"),
+        (Zone("x.", (ZoneRecord("1.2.3.4", regexp="("),)), "error parsing regexp"),
+        (Zone("x.", (ZoneRecord("1.2.3.4"),) * (MAX_RECORDS_PER_ZONE + 1)), "records in a zone"),
+    ],
+)
+def test_a_zone_that_makes_no_sense_is_refused(network: Network, zone: Zone, reason: str) -> None:
+    before = network.zones
+    with pytest.raises(RequestFailed, match=reason):
+        network.add_zone(zone)
+    assert network.zones == before
+
+
+def test_only_a_committed_lease_survives(network: Network, state: State) -> None:
+    network.request_lease(lease(commit=False), NOW)
+    assert make(state).leases(NOW) == ()
+    network.request_lease(lease(), NOW)
+    assert [one.mac for one in make(state).leases(NOW)] == [MAC]
+
+
+def test_a_declined_address_is_forgotten_also_on_disk(network: Network, state: State) -> None:
+    network.request_lease(lease(), NOW)
+    network.release_lease(LeaseRelease("vm1", MAC, "192.168.127.2", declined=True), NOW)
+    assert state.leases("default") == []
+
+
+def test_a_vm_holds_an_unleased_address_it_was_seen_to_use_until_it_leaves(network: Network) -> None:
+    assert network.see("vm1", MAC, "192.168.127.50", NOW)
+    assert not network.see("vm2", "52:54:00:00:00:02", "192.168.127.50", NOW)
+    assert network.holder("192.168.127.50", NOW) == "vm1"
+    network.forget("vm1")
+    assert network.holder("192.168.127.50", NOW) == ""
+
+
+@pytest.mark.parametrize("ip", ["192.168.127.1", "192.168.127.254", "10.0.0.1", "x"])
+def test_the_gateways_own_and_foreign_addresses_are_nobodys(network: Network, ip: str) -> None:
+    assert not network.see("vm1", MAC, ip, NOW)
+    assert network.holder(ip, NOW) == ""
+
+
+def test_a_lease_goes_before_use(network: Network) -> None:
+    network.see("vm2", "52:54:00:00:00:02", "192.168.127.2", NOW)
+    network.request_lease(lease(), NOW)
+    assert network.holder("192.168.127.2", NOW) == "vm1"
+
+
+def test_a_vm_cannot_claim_addresses_without_bound(network: Network, state: State) -> None:
+    wide = make(state, "10.0.0.0/16")
+    claimed = [wide.see("vm1", MAC, f"10.0.{n >> 8}.{n & 255}", NOW) for n in range(2, MAX_SEEN_PER_VM + 3)]
+    assert claimed == [True] * MAX_SEEN_PER_VM + [False]
+
+
+def test_the_hosts_resolver_is_told_to_workers(network: Network) -> None:
+    network.use_resolver(HostResolver(("1.1.1.1",), ("a.example",)))
+    described = network.describe()
+    assert (described.upstreams, described.search_domains) == ((Upstream("1.1.1.1"),), ("a.example",))
