@@ -65,7 +65,7 @@ def test_gateway_answers_its_own_zone(guest: Guest, name: str, address: str) -> 
         ("example.test", "mx", "mail.example.test"),
         ("example.test", "txt", "in two"),
         ("_http._tcp.example.test", "srv", "www.example.test"),
-        ("192.0.2.10", "ptr", "www.example.test"),
+        ("10.2.0.192.in-addr.arpa", "ptr", "www.example.test"),
     ],
 )
 def test_other_names_come_from_the_hosts_resolver(guest: Guest, name: str, kind: str, expected: str) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 PROBE_SOURCE = Path(__file__).with_name("probe.c")
 DHCP_SCRIPT = Path(__file__).with_name("udhcpc.sh")
+TIMED_OUT = 143
+"""Status of a command that was killed when its time was up: 128 + SIGTERM, as busybox's timeout says it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from agent.tap import network_namespace
-from tests.guests.guest import DHCP_SCRIPT, Guest, Result
+from tests.guests.guest import DHCP_SCRIPT, TIMED_OUT, Guest, Result
 from tests.guests.waiting import wait_for
 
 CONFIGURATION = Path("/etc/netns")
@@ -107,17 +107,22 @@ class NamespaceGuest(Guest):
         return "connected to" in text
 
     def attempt(self, command: str, timeout: float = 30.0) -> Result:
-        done = subprocess.run(
-            self.namespace.command(["busybox", "timeout", "-k", "1", f"{timeout:.0f}", "busybox", "sh", "-c", command]),
+        shell = subprocess.Popen(
+            self.namespace.command(["busybox", "sh", "-c", command]),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=timeout + 5,
-            check=False,
+            start_new_session=True,
         )
-        return Result(done.returncode, done.stdout)
+        try:
+            output, _ = shell.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)
+            output, _ = shell.communicate()
+            return Result(TIMED_OUT, output)
+        return Result(shell.returncode, output)
 
     def close(self) -> None:
         """End the agent (and with it the device) and whatever runs in the guest. May be called again."""
