@@ -160,55 +160,28 @@ class Forwards:
 
 
 async def _bind(asked: Expose, host: str, port: int) -> socket.socket:
-    """A bound socket, for TCP a listening one; without a host on every address, IPv6 ones too where there are any."""
+    """A bound socket, for TCP a listening one; without a host on every address. IPv4, as the engine's forwards are."""
     kind = KINDS[asked.protocol]
     refusal = f"listen {asked.protocol} {asked.local}"
-    candidates: list[tuple[int, tuple[str, int]]]
-    if host:
-        try:
-            async with asyncio.timeout(RESOLVE_TIMEOUT):
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=kind)
-        except (OSError, TimeoutError, UnicodeError) as error:
-            raise RequestFailed.because("bad-request", f"{refusal}: lookup {host}: no such host") from error
-        chosen = min(found, key=lambda one: one[0] != socket.AF_INET)  # localhost is 127.0.0.1 first
-        candidates = [(chosen[0], (str(chosen[4][0]), port))]
-    else:
-        candidates = [(socket.AF_INET6, ("::", port)), (socket.AF_INET, ("0.0.0.0", port))]
-    for family, address in candidates:
-        try:
-            return _bound(family, kind, address)
-        except OSError as error:
-            if family == socket.AF_INET6 and not host and not _has_ipv6():
-                continue
-            reason = (error.strerror or str(error)).lower()
-            raise RequestFailed.because("in-use", f"{refusal}: bind: {reason}") from error
-    raise RequestFailed.because("in-use", f"{refusal}: bind: no address")
-
-
-def _bound(family: int, kind: int, address: tuple[str, int]) -> socket.socket:
-    sock = socket.socket(family, kind)
     try:
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+        async with asyncio.timeout(RESOLVE_TIMEOUT):
+            found = await asyncio.get_running_loop().getaddrinfo(
+                host or "0.0.0.0", port, family=socket.AF_INET, type=kind
+            )
+    except (OSError, TimeoutError, UnicodeError) as error:
+        raise RequestFailed.because("bad-request", f"{refusal}: lookup {host}: no such IPv4 host") from error
+    sock = socket.socket(socket.AF_INET, kind)
+    try:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
+        sock.bind(found[0][4])
         if kind == socket.SOCK_STREAM:
             sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError:
+    except OSError as error:
         sock.close()
-        raise
+        raise RequestFailed.because("in-use", f"{refusal}: bind: {(error.strerror or str(error)).lower()}") from error
+    sock.setblocking(False)
     return sock
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
-            probe.bind(("::", 0))
-    except OSError:
-        return False
-    return True
 
 
 def _split(local: str) -> tuple[str, int]:

@@ -68,7 +68,15 @@ class Host:
         self.ask = requester.request
 
     async def attach(self) -> Guest:
-        return Guest(*await asyncio.open_unix_connection(str(self.directory / "run" / "qemu.sock"), limit=1 << 20))
+        """A VM whose worker has said hello to the supervisor, not only answered on its link."""
+        guest = Guest(*await asyncio.open_unix_connection(str(self.directory / "run" / "qemu.sock"), limit=1 << 20))
+        vm_id = json.loads(await guest.say("spawn"))["vm_id"]
+
+        async def is_known() -> bool:
+            return any(vm.id == vm_id and vm.counters for vm in await self.vms())
+
+        await until(is_known)
+        return guest
 
     async def vms(self) -> tuple[Vm, ...]:
         found: tuple[Vm, ...] = (await self.ask(ListVms())).vms
@@ -341,6 +349,24 @@ def test_forwards_refuse_in_gvproxys_words() -> None:
             await host.ask(Unexpose(forward.local))
             with pytest.raises(ConnectionRefusedError):
                 await connect(forward)
+
+    play(scenario)
+
+
+def test_a_forward_without_a_host_is_open_on_every_address() -> None:
+    async def scenario(directory: Path) -> None:
+        async with running(directory) as host:
+            forward = await host.expose("192.168.127.2:80")
+            port = forward.local.partition(":")[2]
+            await host.ask(Unexpose(forward.local))
+            forward = await host.ask(Expose(f":{port}", "192.168.127.2:80"))
+            assert forward.bound == f"0.0.0.0:{port}"
+            same_port = await host.ask(Expose(f":{port}", "192.168.127.2:53", "udp"))
+            assert same_port.protocol == "udp"
+            listed = (await host.ask(ListForwards())).forwards
+            assert [(one.local, one.protocol) for one in listed] == [(f":{port}", "tcp"), (f":{port}", "udp")]
+            with pytest.raises(RequestFailed, match="no such IPv4 host"):
+                await host.ask(Expose("[::1]:0", "192.168.127.2:80"))
 
     play(scenario)
 
