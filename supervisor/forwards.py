@@ -15,12 +15,11 @@ import socket
 from collections.abc import Callable
 from ipaddress import AddressValueError, IPv4Address
 
-from proto.channels import Responder
 from proto.errors import ChannelError, RequestFailed
 from proto.messages import AddForward, Expose, Forward, ForwardProtocol, RemoveForward, Unexpose
 from supervisor.endpoints import BACKLOG, join_host_port
 from supervisor.state import State
-from supervisor.vms import Vm, Worker
+from supervisor.vms import Vm, Vms, Worker
 
 PASS_TIMEOUT = 2.0
 """s for a worker to take a descriptor."""
@@ -43,19 +42,12 @@ class _Entry:
 
 
 class Forwards:
-    """All forwarded ports. `find_vm` says which VM has an address of a network; `kill` ends a stuck worker."""
+    """All forwarded ports. `find_vm` says which VM has an address of a network."""
 
-    def __init__(
-        self,
-        state: State,
-        responder: Responder,
-        find_vm: Callable[[str, str], Vm | None],
-        kill: Callable[[Worker], None],
-    ) -> None:
+    def __init__(self, state: State, vms: Vms, find_vm: Callable[[str, str], Vm | None]) -> None:
         self._state = state
-        self._responder = responder
+        self._vms = vms
         self._find_vm = find_vm
-        self._kill = kill
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._ids = itertools.count(1)
         self._moving = asyncio.Lock()
@@ -139,7 +131,7 @@ class Forwards:
         if worker is None or not worker.is_ready:
             return
         try:
-            await self._responder.request(vm_id.encode(), RemoveForward(entry.id), PASS_TIMEOUT)
+            await self._vms.ask(vm_id, worker, RemoveForward(entry.id), PASS_TIMEOUT)
         except ChannelError as error:
             log.error("%s keeps forward %s: %s", vm_id, entry.forward.local, error)
 
@@ -152,7 +144,7 @@ class Forwards:
                 await worker.channel.asend(message, [entry.sock.fileno()])
         except TimeoutError:
             log.error("the worker of %s takes no descriptors; killed", vm.id)
-            self._kill(worker)
+            self._vms.kill(worker)
         except (OSError, EOFError) as error:
             log.info("the worker of %s cannot take forward %s: %s", vm.id, entry.forward.local, error)
         else:

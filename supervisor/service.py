@@ -113,7 +113,7 @@ class Service:
         def find_vm(name: str, ip: str) -> Vm | None:
             return vms.get(networks[name].holder(ip, time.time())) if name in networks else None
 
-        forwards = Forwards(state, workers, find_vm, vms.kill)
+        forwards = Forwards(state, vms, find_vm)
         stack.callback(forwards.close)
         stack.push_async_callback(vms.stop, PATIENCE)
         worker_messages = WorkerMessages(vms, forwards, events)

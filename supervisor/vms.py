@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from proto import messages
 from proto.channels import EventPublisher, Responder
+from proto.codec import Message
 from proto.counters import lasting
 from proto.errors import ChannelError, CodecError, RequestFailed
 from proto.fdpass import FdChannel
@@ -62,6 +63,7 @@ class Worker:
         """The last it told."""
         self.is_ready = False
         """It said hello and has not ended."""
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class Vm:
@@ -172,12 +174,23 @@ class Vms:
         """Networks changed: tell the workers."""
         await asyncio.gather(*(self._tell_network(vm, vm.worker) for vm in self if vm.worker is not None))
 
+    async def ask(self, vm_id: str, worker: Worker, question: Message, patience: float) -> Message:
+        """A worker's answer. Raises ChannelError; at once, not after `patience`, when the worker dies over it."""
+        asking = asyncio.ensure_future(self._responder.request(vm_id.encode(), question, patience))
+        try:
+            await asyncio.wait([asking, worker.ended], return_when=asyncio.FIRST_COMPLETED)
+            if not asking.done():
+                raise RequestFailed.because("unavailable", f"the worker of {vm_id} ended")
+            return asking.result()
+        finally:
+            asking.cancel()
+
     async def refresh_counters(self, patience: float) -> None:
         """Ask all workers for their counters now; of those that do not answer in time, the last told stay."""
 
         async def ask(vm: Vm, worker: Worker) -> None:
             with contextlib.suppress(ChannelError):
-                answer = await self._responder.request(vm.id.encode(), GetStats(), patience)
+                answer = await self.ask(vm.id, worker, GetStats(), patience)
                 if isinstance(answer, WorkerStats):
                     worker.counters = answer.counters
 
@@ -215,7 +228,7 @@ class Vms:
             return
         worker.network = network
         try:
-            await self._responder.request(vm.id.encode(), UpdateNetwork(network), UPDATE_TIMEOUT)
+            await self.ask(vm.id, worker, UpdateNetwork(network), UPDATE_TIMEOUT)
         except ChannelError as error:
             log.error("%s does not take the changed network: %s", vm.id, error)
 
@@ -291,6 +304,7 @@ class Vms:
             await self._drain(vm, worker.channel)
         finally:
             worker.is_ready = False
+            worker.ended.set_result(None)
             worker.channel.close()
             vm.worker = None
             vm.counters_before.update(lasting(worker.counters))
