@@ -64,7 +64,7 @@ class Engine:
         """Close the forward's socket; live connections go on. Raises KeyError on an unknown id."""
     def counters(self) -> dict[str, int]:
         """Every counter and gauge, by dotted name."""
-    def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, int, int, int]]:
+    def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, str, int, int]]:
         """Open flows: (proto, guest address, port, peer address, port, state, bytes from guest, bytes to guest)."""
     @property
     def guest_mac(self) -> bytes:

@@ -1,0 +1,278 @@
+"""The engine's state as one struct, and the structs it is made of. The modules that work on it, lowest first:
+
+`link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts` (what is known of
+destinations), `icmp_errors`, `flow_table`, `tcp_flows` and `udp_flows` (flows and their host sockets), `ip.reassembly`,
+`dispatch` (frames from the guest), `engine` (the loop, and the face to Python).
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.uio cimport iovec
+
+from worker.counters cimport COUNTERS
+from worker.lists cimport Node
+from worker.readiness cimport Readiness
+from worker.ring cimport RingPool
+from worker.tcp.tcb cimport Tcb
+from worker.timers cimport Timer, Wheel
+from worker.wire.addr cimport Addr
+
+cdef enum:
+    MAX_FRAME = 131072  # a longer length on a stream link means that it is garbled
+    RX_READ = 262144  # bytes asked of one recv on the link
+    RX_SIZE = 393216  # RX_READ and one whole frame
+    OUT_SLOTS = 512  # segments in one batch to the link
+    OUT_SLOT_LEN = 128
+    OUT_BATCH_BYTES = 1048576
+    OUT_FIFO_SIZE = 262144
+    LINK_PREFIX_MAX = 4
+    MAX_SLICES = 4096
+    MAX_LISTENERS = 4096
+    MAX_NAT = 64
+    VERDICT_SLOTS = 2048
+    MAX_UPCALLS = 1024
+    MAX_UPCALL_BYTES = 4194304
+    MAX_DATAGRAMS = 32  # being reassembled
+    MAX_UDP_FLOWS = 4096
+    MAX_TIME_WAIT = 1024
+    FD_RESERVE = 64  # descriptors kept for control and DNS
+    SCRATCH_SIZE = 65536
+
+cdef enum Tag:
+    # The top byte of a readiness token; the rest is a descriptor or a pointer.
+    TAG_PYTHON = 0
+    TAG_LINK = 1
+    TAG_TCP = 2
+    TAG_UDP = 3
+    TAG_LISTENER = 4
+
+cdef enum FlowKind:
+    FLOW_TCP = 6
+    FLOW_UDP = 17
+
+
+cdef struct FlowKey:
+    Addr guest
+    Addr peer  # as the guest sees it
+    uint16_t guest_port
+    uint16_t peer_port
+    uint32_t proto
+
+
+cdef struct FlowHead:
+    # What the flow table knows of any flow; first member of each.
+    FlowKey key
+    uint32_t hash
+    FlowHead* next_in_bucket
+
+
+cdef struct FlowTable:
+    FlowHead** buckets
+    uint32_t mask
+    uint32_t count
+    uint64_t seed
+
+
+cdef struct Slice:
+    const uint8_t* data
+    uint32_t length
+    Slice* next
+
+
+cdef struct TcpFlow:
+    FlowHead head
+    Tcb tcb
+    Timer timer
+    int fd  # of the host connection; -1: closed
+    bint connecting
+    bint host_readable
+    bint host_writable
+    bint host_rdhup
+    bint host_eof
+    bint host_shut  # our side is shut down: the guest's FIN was passed on
+    bint from_host  # a forwarded port: the host opened it
+    bint dead
+    uint32_t epoch
+    uint32_t read_hint
+    uint32_t sliced
+    Slice* first_slice
+    Slice* last_slice
+    Node dirty
+    Node host_queue
+    Node out_queue
+    Node grave
+    uint64_t from_guest
+    uint64_t to_guest
+    uint8_t quote[28]  # IP header and 8 bytes of the SYN, for an ICMP error
+
+
+cdef struct UdpFlow:
+    FlowHead head
+    Timer timer
+    Node lru
+    Node host_queue
+    Node grave
+    int fd  # a mapping's own socket; of a forward's client: the listener's
+    Listener* listener  # the forward this client came by; NULL: a mapping of the guest's
+    Addr client
+    uint16_t client_port
+    bint host_readable
+    bint dead
+    bint one_shot
+    int64_t last_used
+    uint32_t sent
+    uint32_t received
+    uint64_t from_guest
+    uint64_t to_guest
+
+
+cdef struct Listener:
+    int fd
+    uint32_t id
+    uint32_t proto
+    Addr guest
+    uint16_t guest_port
+    bint readable
+    bint dead
+    Node node
+    Node host_queue
+    Node grave
+    uint32_t clients
+
+
+cdef struct Verdict:
+    uint8_t used
+    uint8_t proto
+    uint8_t action
+    uint16_t dport
+    uint16_t host_port
+    Addr dst
+    Addr host
+
+
+cdef struct UpcallEntry:
+    UpcallEntry* next
+    int kind
+    int number  # protocol, or descriptor
+    Addr src
+    Addr dst
+    uint16_t sport
+    uint16_t dport
+    uint32_t length
+    uint8_t data[1]
+
+
+cdef struct UpcallQueue:
+    UpcallEntry* first
+    UpcallEntry* last
+    uint32_t count
+    size_t bytes
+
+
+cdef struct LinkOut:
+    iovec* iov
+    int count
+    int sent
+    size_t bytes
+    uint8_t* slots
+    int slot_count
+    uint8_t* fifo
+    size_t fifo_taken
+    size_t fifo_end
+    bint blocked
+
+
+cdef struct Datagram:
+    # An IPv4 datagram in pieces.
+    bint used
+    Addr src
+    Addr dst
+    uint16_t ident
+    uint8_t proto
+    int64_t deadline
+    uint32_t length  # of the payload; 0: the last fragment is not here yet
+    uint32_t have
+    uint8_t* data  # room for an Ethernet and an IPv4 header, then the payload
+    uint64_t blocks[128]  # one bit for each 8 bytes that are here
+
+
+cdef struct NatPair:
+    Addr guest_side
+    Addr host_side
+
+
+cdef struct Core:
+    int64_t now
+    Readiness ready
+    uint64_t counters[COUNTERS]
+    RingPool pool
+    Wheel wheel
+    # the link
+    int link_fd
+    int prefix_len
+    bint big_endian
+    bint link_readable
+    bint link_ended  # its end or an error was told: read until recv says so
+    bint link_closed
+    bint resync
+    uint32_t resync_skipped
+    uint8_t* rx
+    size_t rx_have
+    LinkOut out
+    # who is who
+    uint8_t gateway_mac[6]
+    uint8_t guest_mac[6]
+    bint guest_mac_known
+    Addr guest_ip
+    Addr gateway_ip
+    Addr subnet
+    int prefix_bits
+    uint32_t mtu
+    uint16_t next_ident
+    uint32_t isn_seed[4]
+    uint32_t ts_offset
+    # flows
+    FlowTable flows
+    uint32_t tcp_count
+    uint32_t udp_count
+    uint32_t time_wait_count
+    uint32_t max_tcp_flows
+    uint16_t next_port
+    Node dirty
+    Node host_queue  # TCP flows whose host socket may have something for us, or room
+    Node udp_queue
+    Node listener_queue
+    Node out_queue
+    Node udp_lru
+    Node tcp_grave
+    Node udp_grave
+    Node listener_grave
+    Node listeners
+    Slice* slices
+    int slice_count
+    uint32_t epoch
+    int64_t epoch_end
+    uint32_t active_now
+    uint32_t active_before
+    # verdicts, upcalls, fragments
+    Verdict* verdicts
+    uint32_t verdict_count
+    UpcallQueue upcalls
+    Datagram datagrams[MAX_DATAGRAMS]
+    uint32_t datagram_count
+    NatPair nat[MAX_NAT]
+    int nat_count
+    int64_t icmp_window
+    uint32_t icmp_sent
+    uint8_t* scratch  # one datagram of the largest size, with its UDP header
+
+
+cdef inline void count(Core* core, int which) noexcept nogil:
+    core.counters[which] += 1
+
+
+cdef inline void count_by(Core* core, int which, uint64_t n) noexcept nogil:
+    core.counters[which] += n
+
+
+cdef inline uint64_t token_of(Tag tag, void* pointer) noexcept nogil:
+    return (<uint64_t>tag << 56) | <uint64_t>pointer

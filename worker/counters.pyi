@@ -1,0 +1,3 @@
+"""The names of the engine's counters."""
+
+NAMES: tuple[str, ...]

@@ -1,0 +1,431 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""The engine's face to Python: the datapath of one VM as an object that is also the readiness of its process.
+
+`run` is what a selector's `select` calls. It waits and carries traffic without the GIL, and comes back when a
+descriptor registered by Python is ready, when upcalls wait, or when its time is up.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close as close_fd
+
+from worker.core cimport (
+    FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, RX_SIZE, SCRATCH_SIZE, TAG_LINK,
+    TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
+)
+from worker.counters cimport COUNTERS
+from worker.flow_table cimport table_close, table_init
+from worker.ip.reassembly cimport reassembly_close
+from worker.link.output cimport out_close, out_flush, out_frame, out_init
+from worker.lists cimport list_append, list_init, list_remove, node_init
+from worker.loop cimport clock_us, handle_injected, run_until
+from worker.readiness cimport (
+    READY_BATCH, READY_EDGE, READY_ERR, READY_IN, READY_OUT, ReadyEvent, ready_add, ready_close, ready_init,
+    ready_modify, ready_remove,
+)
+from worker.ring cimport pool_close, pool_init
+from worker.tcp_flows cimport tcp_bury, tcp_reset_all
+from worker.timers cimport wheel_init
+from worker.udp_flows cimport udp_bury, udp_close_all, udp_forget_clients, udp_to_guest
+from worker.upcall_queue cimport (
+    UPCALL_ECHO, UPCALL_FRAME, UPCALL_GUEST, UPCALL_LINK_CLOSED, UPCALL_STREAM, UPCALL_VERDICT, upcall_pop,
+)
+from worker.verdicts cimport verdict_set, verdicts_clear, verdicts_close, verdicts_init
+from worker.wire.addr cimport Addr, addr_from_16, addr_is_v4, addr_v4
+from worker.wire.udp cimport UDP_MAX_PAYLOAD
+
+import resource
+
+from worker.counters import NAMES
+
+cdef enum:
+    POOL_LIMIT = 268435456  # bytes of all rings of one worker
+    MAX_TCP_FLOWS = 131072
+    MIN_MTU = 576
+    MAX_MTU = 65535
+    EVENT_READ = 1  # selectors.EVENT_READ
+    EVENT_WRITE = 2
+
+STATES = (
+    "CLOSED", "LISTEN", "SYN-SENT", "SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING",
+    "LAST-ACK", "TIME-WAIT",
+)
+
+
+cdef Addr address(bytes packed) except *:
+    if len(packed) != 16:
+        raise ValueError(f"address of {len(packed)} bytes, expected 16")
+    return addr_from_16(<const uint8_t*><const char*>packed)
+
+
+cdef bytes packed(const Addr* addr):
+    return PyBytes_FromStringAndSize(<const char*>addr, 16)
+
+
+cdef str text(const Addr* addr):
+    cdef const uint8_t* v4 = addr_v4(addr)
+    if addr_is_v4(addr):
+        return f"{v4[0]}.{v4[1]}.{v4[2]}.{v4[3]}"
+    return packed(addr).hex(":", 2)
+
+
+cdef class Engine:
+    """The datapath of one VM; `engine.pyi` documents every method."""
+
+    cdef Core* core
+    cdef readonly int upcall_fd
+    cdef dict listeners
+    cdef set python_fds
+
+    def __cinit__(
+        self, int link_fd, str framing, int mtu, bytes gateway_mac, bytes gateway_ip, bytes subnet, int prefix_len, *,
+        bint resync=False, bytes guest_mac=b"", str readiness="auto"
+    ):
+        self.upcall_fd = -1
+        self.listeners = {}
+        self.python_fds = set()
+        if framing not in ("stream32", "stream16"):
+            raise ValueError(f"framing {framing!r}: expected stream32 or stream16")
+        if readiness not in ("auto", "epoll", "poll"):
+            raise ValueError(f"readiness {readiness!r}: expected auto, epoll or poll")
+        if not MIN_MTU <= mtu <= MAX_MTU:
+            raise ValueError(f"mtu {mtu}: expected {MIN_MTU} to {MAX_MTU}")
+        if len(gateway_mac) != 6 or len(guest_mac) not in (0, 6) or not 96 <= prefix_len <= 128:
+            raise ValueError("a MAC has 6 bytes, an IPv4 prefix 96 to 128 bits")
+        self.core = <Core*>calloc(1, sizeof(Core))
+        if self.core == NULL:
+            raise MemoryError
+        self.core.link_fd = -1
+        self.core.ready.epoll_fd = -1
+        self._init_lists()
+        self._init_memory(readiness != "poll")
+        core = self.core
+        core.prefix_len = 4 if framing == "stream32" else 2
+        core.mtu = mtu
+        core.gateway_ip = address(gateway_ip)
+        core.subnet = address(subnet)
+        core.prefix_bits = prefix_len
+        memcpy(core.gateway_mac, <const char*>gateway_mac, 6)
+        if guest_mac:
+            memcpy(core.guest_mac, <const char*>guest_mac, 6)
+            core.guest_mac_known = True
+        core.resync = resync
+        self._init_link(link_fd)
+
+    def _init_lists(self):
+        cdef Core* core = self.core
+        list_init(&core.dirty)
+        list_init(&core.host_queue)
+        list_init(&core.udp_queue)
+        list_init(&core.listener_queue)
+        list_init(&core.out_queue)
+        list_init(&core.udp_lru)
+        list_init(&core.tcp_grave)
+        list_init(&core.udp_grave)
+        list_init(&core.listener_grave)
+        list_init(&core.listeners)
+
+    def _init_memory(self, bint use_epoll):
+        cdef Core* core = self.core
+        cdef bytes entropy = os.urandom(32)
+        cdef int error = ready_init(&core.ready, use_epoll)
+        if error:
+            raise OSError(error, os.strerror(error))
+        core.now = clock_us()
+        wheel_init(&core.wheel, core.now)
+        pool_init(&core.pool, POOL_LIMIT)
+        memcpy(core.isn_seed, <const char*>entropy, 16)
+        memcpy(&core.ts_offset, <const char*>entropy + 16, 4)
+        core.rx = <uint8_t*>malloc(RX_SIZE)
+        core.scratch = <uint8_t*>malloc(SCRATCH_SIZE)
+        core.slices = <Slice*>malloc(MAX_SLICES * sizeof(Slice))
+        if (
+            table_init(&core.flows, int.from_bytes(entropy[20:28], "little")) or out_init(core) or verdicts_init(core)
+            or core.rx == NULL or core.scratch == NULL or core.slices == NULL
+        ):
+            raise MemoryError
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        core.max_tcp_flows = MAX_TCP_FLOWS if limit < 0 else max(16, min(limit - FD_RESERVE, MAX_TCP_FLOWS))
+
+    def _init_link(self, int link_fd):
+        cdef int error
+        self.upcall_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        os.set_blocking(link_fd, False)
+        error = ready_add(
+            &self.core.ready, link_fd, token_of(TAG_LINK, NULL), READY_IN | READY_OUT | READY_EDGE
+        )
+        if error:
+            raise OSError(error, f"link: {os.strerror(error)}")
+        self.core.link_fd = link_fd
+
+    def __dealloc__(self):
+        self._free()
+
+    cdef void _free(self):
+        cdef Core* core = self.core
+        cdef UpcallEntry* entry
+        if core == NULL:
+            return
+        self.core = NULL
+        if core.flows.buckets != NULL:
+            tcp_reset_all(core)
+            udp_close_all(core)
+            table_close(&core.flows)
+        entry = upcall_pop(core)
+        while entry != NULL:
+            if entry.kind == UPCALL_STREAM:
+                close_fd(entry.number)
+            free(entry)
+            entry = upcall_pop(core)
+        reassembly_close(core)
+        if core.link_fd >= 0:
+            out_flush(core)
+            close_fd(core.link_fd)
+        out_close(core)
+        verdicts_close(core)
+        ready_close(&core.ready)
+        pool_close(&core.pool)
+        free(core.rx)
+        free(core.scratch)
+        free(core.slices)
+        free(core)
+
+    def close(self):
+        if self.core == NULL:
+            return
+        for forward_id in list(self.listeners):
+            self.remove_listener(forward_id)
+        self._free_listeners()
+        self._free()
+        os.close(self.upcall_fd)
+        self.upcall_fd = -1
+
+    cdef void _free_listeners(self):
+        while self.core.listener_grave.next != &self.core.listener_grave:
+            owner = self.core.listener_grave.next.owner
+            list_remove(self.core.listener_grave.next)
+            free(owner)
+
+    cdef Core* _open(self) except NULL:
+        if self.core == NULL:
+            raise ValueError("the engine is closed")
+        return self.core
+
+    # --- the selector's side
+
+    def register(self, int fd, int events):
+        cdef int error
+        if fd != self.upcall_fd:
+            error = ready_add(&self._open().ready, fd, token_of(TAG_PYTHON, <void*><uint64_t>fd), _mask(events))
+            if error:
+                raise OSError(error, f"descriptor {fd}: {os.strerror(error)}")
+        self.python_fds.add(fd)
+
+    def modify(self, int fd, int events):
+        cdef int error
+        if fd not in self.python_fds:
+            raise KeyError(fd)
+        if fd != self.upcall_fd:
+            error = ready_modify(&self._open().ready, fd, token_of(TAG_PYTHON, <void*><uint64_t>fd), _mask(events))
+            if error:
+                raise OSError(error, f"descriptor {fd}: {os.strerror(error)}")
+
+    def unregister(self, int fd):
+        self.python_fds.remove(fd)
+        if fd != self.upcall_fd:
+            ready_remove(&self._open().ready, fd)
+
+    def run(self, double timeout):
+        cdef Core* core = self._open()
+        cdef ReadyEvent events[READY_BATCH]
+        cdef int64_t deadline = -1
+        cdef int found
+        cdef int i
+        with nogil:
+            if timeout >= 0:
+                deadline = clock_us() + <int64_t>(timeout * 1e6)
+            found = run_until(core, deadline, events)
+        result = []
+        for i in range(found):
+            result.append((
+                <int>(events[i].token & <uint64_t>0xFFFFFFFF),
+                (EVENT_READ if events[i].events & (READY_IN | READY_ERR) else 0)
+                | (EVENT_WRITE if events[i].events & (READY_OUT | READY_ERR) else 0),
+            ))
+        if core.upcalls.count and self.upcall_fd in self.python_fds:
+            result.append((self.upcall_fd, EVENT_READ))
+        return result
+
+    # --- the control side
+
+    def take_upcalls(self):
+        cdef Core* core = self._open()
+        cdef UpcallEntry* entry = upcall_pop(core)
+        result = []
+        while entry != NULL:
+            try:
+                result.append(_upcall(entry))
+            finally:
+                free(entry)
+            entry = upcall_pop(core)
+        return result
+
+    def set_verdict(
+        self, int proto, bytes dst, int dport, int action, bytes host_addr=b"", int host_port=0
+    ):
+        cdef Verdict verdict
+        memset(&verdict, 0, sizeof(verdict))
+        verdict.proto = <uint8_t>proto
+        verdict.dst = address(dst)
+        verdict.dport = <uint16_t>dport
+        verdict.action = <uint8_t>action
+        if host_addr:
+            verdict.host = address(host_addr)
+        verdict.host_port = <uint16_t>host_port
+        verdict_set(self._open(), &verdict)
+
+    def clear_verdicts(self):
+        verdicts_clear(self._open())
+
+    def map_address(self, bytes guest_side, bytes host_side):
+        cdef Core* core = self._open()
+        cdef Addr guest = address(guest_side)
+        cdef Addr host = address(host_side)
+        if core.nat_count == MAX_NAT:
+            raise ValueError(f"more than {MAX_NAT} address mappings")
+        core.nat[core.nat_count].guest_side = guest
+        core.nat[core.nat_count].host_side = host
+        core.nat_count += 1
+
+    def inject(self, bytes frame):
+        cdef Core* core = self._open()
+        cdef const uint8_t* data = <const uint8_t*><const char*>frame
+        cdef size_t length = len(frame)
+        with nogil:
+            core.now = clock_us()
+            handle_injected(core, data, length)
+
+    def send_frame(self, bytes frame):
+        cdef Core* core = self._open()
+        if not 14 <= len(frame) <= MAX_FRAME:
+            raise ValueError(f"frame of {len(frame)} bytes")
+        return bool(out_frame(core, <const uint8_t*><const char*>frame, len(frame)))
+
+    def send_udp(self, bytes src, int sport, bytes dst, int dport, bytes payload, bytes dst_mac=b""):
+        cdef Core* core = self._open()
+        cdef Addr source = address(src)
+        cdef Addr destination = address(dst)
+        cdef const uint8_t* mac = core.guest_mac
+        if len(payload) > UDP_MAX_PAYLOAD:
+            raise ValueError(f"datagram of {len(payload)} bytes, at most {UDP_MAX_PAYLOAD} fit")
+        if dst_mac:
+            if len(dst_mac) != 6:
+                raise ValueError("a MAC has 6 bytes")
+            mac = <const uint8_t*><const char*>dst_mac
+        return bool(udp_to_guest(
+            core, &source, <uint16_t>sport, &destination, <uint16_t>dport, mac, <const uint8_t*><const char*>payload,
+            len(payload),
+        ))
+
+    def add_listener(self, int forward_id, int fd, int proto, bytes guest_ip, int guest_port):
+        cdef Core* core = self._open()
+        cdef Addr guest = address(guest_ip)
+        cdef Listener* listener
+        cdef int error
+        if forward_id in self.listeners or len(self.listeners) >= MAX_LISTENERS:
+            raise ValueError(f"forward {forward_id} exists already, or there are {MAX_LISTENERS}")
+        listener = <Listener*>calloc(1, sizeof(Listener))
+        if listener == NULL:
+            raise MemoryError
+        os.set_blocking(fd, False)
+        node_init(&listener.node, listener)
+        node_init(&listener.host_queue, listener)
+        node_init(&listener.grave, listener)
+        listener.fd = fd
+        listener.id = forward_id
+        listener.proto = FLOW_TCP if proto == FLOW_TCP else FLOW_UDP
+        listener.guest = guest
+        listener.guest_port = <uint16_t>guest_port
+        error = ready_add(&core.ready, fd, token_of(TAG_LISTENER, listener), READY_IN | READY_EDGE)
+        if error:
+            free(listener)
+            raise OSError(error, f"forward {forward_id}: {os.strerror(error)}")
+        list_append(&core.listeners, &listener.node)
+        self.listeners[forward_id] = <uint64_t>listener
+
+    def remove_listener(self, int forward_id):
+        cdef Core* core = self._open()
+        cdef Listener* listener = <Listener*><uint64_t>self.listeners.pop(forward_id)
+        udp_forget_clients(core, listener)
+        listener.dead = True
+        list_remove(&listener.node)
+        list_remove(&listener.host_queue)
+        list_append(&core.listener_grave, &listener.grave)
+        ready_remove(&core.ready, listener.fd)
+        close_fd(listener.fd)
+
+    def counters(self):
+        cdef Core* core = self._open()
+        cdef int i
+        result = {NAMES[i]: core.counters[i] for i in range(COUNTERS)}
+        result["tcp.flows"] = core.tcp_count
+        result["udp.flows"] = core.udp_count
+        result["tcp.time_wait"] = core.time_wait_count
+        result["memory.rings"] = core.pool.in_use
+        result["verdicts.known"] = core.verdict_count
+        result["ipv4.reassembling"] = core.datagram_count
+        return result
+
+    def flows(self, int limit=1000):
+        cdef Core* core = self._open()
+        cdef FlowHead* head
+        cdef uint32_t i
+        result = []
+        for i in range(core.flows.mask + 1):
+            head = core.flows.buckets[i]
+            while head != NULL:
+                if len(result) >= limit:
+                    return result
+                result.append(_flow(head))
+                head = head.next_in_bucket
+        return result
+
+    @property
+    def guest_mac(self):
+        cdef Core* core = self._open()
+        return PyBytes_FromStringAndSize(<const char*>core.guest_mac, 6) if core.guest_mac_known else b""
+
+
+cdef uint32_t _mask(int events):
+    return (READY_IN if events & EVENT_READ else 0) | (READY_OUT if events & EVENT_WRITE else 0)
+
+
+cdef tuple _upcall(const UpcallEntry* entry):
+    cdef const char* data = <const char*>entry.data
+    cdef Addr ip
+    content = PyBytes_FromStringAndSize(data, entry.length)
+    if entry.kind == UPCALL_FRAME or entry.kind == UPCALL_ECHO:
+        return (entry.kind, content)
+    if entry.kind == UPCALL_VERDICT:
+        return (entry.kind, entry.number, packed(&entry.dst), entry.dport, content)
+    if entry.kind == UPCALL_STREAM:
+        return (entry.kind, entry.number, packed(&entry.src), entry.sport, packed(&entry.dst), entry.dport)
+    if entry.kind == UPCALL_GUEST:
+        memcpy(&ip, data + 6, 16)
+        return (entry.kind, content[:6], content[6:] if ip.hi or ip.lo else b"")
+    return (UPCALL_LINK_CLOSED, content.decode("utf-8", "replace"), bool(entry.number))
+
+
+cdef tuple _flow(const FlowHead* head):
+    cdef const TcpFlow* tcp
+    cdef const UdpFlow* udp
+    cdef tuple who = (text(&head.key.guest), head.key.guest_port, text(&head.key.peer), head.key.peer_port)
+    if head.key.proto == FLOW_TCP:
+        tcp = <const TcpFlow*>head
+        return ("tcp", *who, STATES[tcp.tcb.state], tcp.from_guest, tcp.to_guest)
+    udp = <const UdpFlow*>head
+    return ("udp", *who, "", udp.from_guest, udp.to_guest)

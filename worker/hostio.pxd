@@ -1,0 +1,109 @@
+"""The system calls on host sockets, with their structs, as the engine uses them."""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+from posix.uio cimport iovec
+
+from worker.wire._cursor cimport load_u16, store_u16
+from worker.wire.addr cimport Addr, addr_from_v4, addr_v4
+
+cdef extern from *:
+    """
+    #include <arpa/inet.h>
+    #include <netinet/in.h>
+    #include <netinet/tcp.h>
+    #include <sys/socket.h>
+    #include <unistd.h>
+    #ifndef SOCK_NONBLOCK
+    #include <fcntl.h>
+    #define SOCK_NONBLOCK 0
+    #define SOCK_CLOEXEC 0
+    static inline int moorage_prepare(int fd) {
+        if (fd >= 0) { fcntl(fd, F_SETFL, O_NONBLOCK); fcntl(fd, F_SETFD, FD_CLOEXEC); }
+        return fd;
+    }
+    #define accept4(fd, a, l, f) moorage_prepare(accept(fd, a, l))
+    #else
+    static inline int moorage_prepare(int fd) { return fd; }
+    #endif
+    #ifndef MSG_NOSIGNAL
+    #define MSG_NOSIGNAL 0
+    #endif
+    """
+    ctypedef unsigned int socklen_t
+    cdef struct sockaddr:
+        pass
+    cdef struct in_addr:
+        uint32_t s_addr
+    cdef struct sockaddr_in:
+        unsigned short sin_family
+        uint16_t sin_port
+        in_addr sin_addr
+    cdef struct msghdr:
+        void* msg_name
+        socklen_t msg_namelen
+        iovec* msg_iov
+        size_t msg_iovlen
+        void* msg_control
+        size_t msg_controllen
+        int msg_flags
+    cdef struct linger:
+        int l_onoff
+        int l_linger
+    int socket(int family, int kind, int protocol) nogil
+    int socketpair(int family, int kind, int protocol, int* out) nogil
+    int moorage_prepare(int fd) nogil
+    int connect(int fd, const sockaddr* addr, socklen_t length) nogil
+    int accept4(int fd, sockaddr* addr, socklen_t* length, int flags) nogil
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* length) nogil
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t length) nogil
+    int shutdown(int fd, int how) nogil
+    ssize_t sendmsg(int fd, const msghdr* message, int flags) nogil
+    ssize_t recvmsg(int fd, msghdr* message, int flags) nogil
+    ssize_t sendto(int fd, const void* data, size_t n, int flags, const sockaddr* addr, socklen_t length) nogil
+    ssize_t recvfrom(int fd, void* data, size_t n, int flags, sockaddr* addr, socklen_t* length) nogil
+    ssize_t recv(int fd, void* data, size_t n, int flags) nogil
+    enum:
+        AF_INET
+        AF_UNIX
+        SOCK_STREAM
+        SOCK_DGRAM
+        SOCK_NONBLOCK
+        SOCK_CLOEXEC
+        SOL_SOCKET
+        SO_ERROR
+        SO_KEEPALIVE
+        SO_LINGER
+        SHUT_WR
+        IPPROTO_TCP
+        TCP_NODELAY
+        MSG_DONTWAIT
+        MSG_NOSIGNAL
+
+cdef extern from "<sys/uio.h>" nogil:
+    ssize_t readv(int fd, const iovec* pieces, int count)
+
+
+cdef inline void to_sockaddr(sockaddr_in* out, const Addr* addr, uint16_t port) noexcept nogil:
+    memset(out, 0, sizeof(sockaddr_in))
+    out.sin_family = AF_INET
+    memcpy(&out.sin_addr.s_addr, addr_v4(addr), 4)
+    store_u16(<uint8_t*>&out.sin_port, port)
+
+
+cdef inline void from_sockaddr(const sockaddr_in* name, Addr* addr, uint16_t* port) noexcept nogil:
+    addr[0] = addr_from_v4(<const uint8_t*>&name.sin_addr.s_addr)
+    port[0] = load_u16(<const uint8_t*>&name.sin_port)
+
+
+cdef inline void set_option(int fd, int level, int name, int value) noexcept nogil:
+    """Best effort: a host without the option works without it."""
+    setsockopt(fd, level, name, &value, sizeof(int))
+
+
+cdef inline void reset_on_close(int fd) noexcept nogil:
+    """Let `close` send RST instead of FIN."""
+    cdef linger how
+    how.l_onoff = 1
+    how.l_linger = 0
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &how, sizeof(linger))

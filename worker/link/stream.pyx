@@ -1,0 +1,120 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""Frames from a stream link: QEMU's framing, a 4-byte big-endian length before each frame, and VPNKit's, a 2-byte
+little-endian one.
+
+One `recv` takes up to 256 KiB; what is left of a frame at the end is moved to the front of the buffer for the next.
+When a worker takes over a link that another died on, the stream may start in the middle of a frame: `find_boundary`
+looks for a length that fits, the gateway's MAC (or a broadcast) and the VM's behind it, and a second such frame after
+it, within MAX_RESYNC bytes.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport uint8_t
+from libc.string cimport memcmp, memmove
+
+from worker.core cimport MAX_FRAME, RX_READ, RX_SIZE, count, count_by
+from worker.counters cimport C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_SYSCALLS_LINK_RECV
+from worker.dispatch cimport frame_from_guest
+from worker.hostio cimport MSG_DONTWAIT, recv
+from worker.readiness cimport READY_IN, ready_rearm
+from worker.tcp_flows cimport tcp_batch_done
+from worker.wire._cursor cimport load_u32
+from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
+
+cdef enum:
+    MAX_RESYNC = 1048576
+
+
+cdef inline size_t frame_length(const Core* core, const uint8_t* p) noexcept nogil:
+    if core.prefix_len == 4:
+        return load_u32(p)
+    return p[0] | (<size_t>p[1] << 8)
+
+
+cdef bint plausible(const Core* core, const uint8_t* p, size_t left) noexcept nogil:
+    """Whether a frame of this VM to the gateway or to all may start here."""
+    cdef size_t length
+    if left < <size_t>core.prefix_len + ETHERNET_HEADER_LEN:
+        return False
+    length = frame_length(core, p)
+    if length < ETHERNET_HEADER_LEN or length > core.mtu + ETHERNET_HEADER_LEN + 4:
+        return False
+    p += core.prefix_len
+    if not p[0] & 1 and memcmp(p, core.gateway_mac, 6) != 0:
+        return False
+    return not core.guest_mac_known or memcmp(p + 6, core.guest_mac, 6) == 0
+
+
+cdef size_t find_boundary(Core* core) noexcept nogil:
+    """How many bytes to skip until a frame starts; everything at hand if none is found in it."""
+    cdef size_t at
+    cdef size_t following
+    for at in range(core.rx_have):
+        if not plausible(core, core.rx + at, core.rx_have - at):
+            continue
+        following = at + core.prefix_len + frame_length(core, core.rx + at)
+        if following == core.rx_have or (
+            following < core.rx_have and plausible(core, core.rx + following, core.rx_have - following)
+        ):
+            core.resync = False
+            return at
+    # keep what might be the head of a frame whose rest is still to come
+    at = core.mtu + ETHERNET_HEADER_LEN + 8
+    return core.rx_have - at if core.rx_have > at else 0
+
+
+cdef bint resynchronize(Core* core) noexcept nogil:
+    """Skip to the next frame; False: none within the limit."""
+    cdef size_t skipped = find_boundary(core)
+    count_by(core, C_LINK_RESYNC_BYTES, skipped)
+    core.resync_skipped += <unsigned int>skipped
+    core.rx_have -= skipped
+    memmove(core.rx, core.rx + skipped, core.rx_have)
+    return core.resync_skipped <= MAX_RESYNC
+
+
+cdef int link_receive(Core* core, unsigned int* detail) noexcept nogil:
+    """Read once and handle every whole frame; a `LinkResult`. `detail`: the errno, or the impossible length."""
+    cdef size_t at = 0
+    cdef size_t left
+    cdef size_t length
+    cdef ssize_t n = recv(core.link_fd, core.rx + core.rx_have, RX_READ, MSG_DONTWAIT)
+    count(core, C_SYSCALLS_LINK_RECV)
+    if n == 0:
+        return LINK_EOF
+    if n < 0:
+        if errno == EAGAIN:
+            ready_rearm(&core.ready, core.link_fd, READY_IN)
+            return LINK_DRAINED
+        detail[0] = errno
+        return LINK_MORE if errno == EINTR else LINK_BROKEN
+    core.rx_have += n
+    if core.resync:
+        if not resynchronize(core):
+            count(core, C_LINK_GARBLED)
+            return LINK_GARBLED
+        if core.resync:
+            return LINK_MORE
+    while True:
+        left = core.rx_have - at
+        if left < <size_t>core.prefix_len:
+            break
+        length = frame_length(core, core.rx + at)
+        if length > MAX_FRAME:
+            tcp_batch_done(core)
+            count(core, C_LINK_GARBLED)
+            detail[0] = <unsigned int>length
+            return LINK_GARBLED
+        if length > left - core.prefix_len:
+            break
+        frame_from_guest(core, core.rx + at + core.prefix_len, length)
+        at += core.prefix_len + length
+    tcp_batch_done(core)
+    core.rx_have -= at
+    if core.rx_have and at:
+        memmove(core.rx, core.rx + at, core.rx_have)
+    # a short read has emptied the socket; its end, if it came with it, is told by another event
+    if n == RX_READ:
+        return LINK_MORE
+    ready_rearm(&core.ready, core.link_fd, READY_IN)
+    return LINK_DRAINED

@@ -1,0 +1,217 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""One turn of the engine: wait for readiness, take what the link and the host sockets have, send what there is.
+
+Only what is bounded happens in a turn: one read of the link, a quantum of reads for each host socket, one batch to the
+link; so no flow starves another, and Python waits at most a turn for its own descriptors.
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free
+from libc.string cimport strerror
+
+from worker.core cimport (
+    FLOW_TCP, TAG_LINK, TAG_LISTENER, TAG_PYTHON, TAG_TCP, Listener, TcpFlow, UdpFlow, count,
+)
+from worker.counters cimport C_SYSCALLS_WAIT
+from worker.dispatch cimport frame_from_guest
+from worker.ip.reassembly cimport reassembly_expire
+from worker.link.output cimport out_flush, out_pending
+from worker.link.stream cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, link_receive
+from worker.lists cimport list_add, list_empty, list_pop
+from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
+from worker.tcp_flows cimport (
+    tcp_batch_done, tcp_bury, tcp_host_event, tcp_serve_host_queue, tcp_serve_out_queue, tcp_timer,
+)
+from worker.tcp_opening cimport tcp_accept
+from worker.timers cimport Timer, wheel_expired, wheel_next
+from worker.udp_flows cimport udp_bury, udp_host_event, udp_read_listener, udp_serve, udp_timer
+from worker.upcall_queue cimport UPCALL_LINK_CLOSED, upcall_text
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* out)
+    enum:
+        CLOCK_MONOTONIC
+
+cdef enum:
+    LISTENER_QUANTUM = 64
+    BATCHES_PER_TURN = 4
+
+
+cdef int64_t clock_us() noexcept nogil:
+    """The monotonic clock, microseconds."""
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return <int64_t>t.tv_sec * 1000000 + t.tv_nsec // 1000
+
+
+cdef void close_link(Core* core, const char* reason, bint by_guest) noexcept nogil:
+    if not core.link_closed:
+        core.link_closed = True
+        core.link_readable = False
+        upcall_text(core, UPCALL_LINK_CLOSED, reason, by_guest)
+
+
+cdef void read_link(Core* core) noexcept nogil:
+    cdef unsigned int detail = 0
+    cdef char reason[80]
+    cdef int result = link_receive(core, &detail)
+    if result == LINK_EOF:
+        close_link(core, b"eof", True)
+    elif result == LINK_BROKEN:
+        snprintf(reason, sizeof(reason), b"%s", strerror(<int>detail))
+        close_link(core, reason, True)
+    elif result == LINK_GARBLED:
+        if core.resync:
+            close_link(core, b"no frame boundary found after the worker's restart", False)
+        else:
+            snprintf(reason, sizeof(reason), b"frame length %u is over the limit of 131072", detail)
+            close_link(core, reason, True)
+    elif result == LINK_DRAINED and not core.link_ended:
+        core.link_readable = False
+
+
+cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_events) noexcept nogil:
+    """Note what is ready; how many of the events are Python's."""
+    cdef int found = 0
+    cdef int i
+    cdef uint64_t token
+    cdef void* pointer
+    cdef int tag
+    cdef uint32_t what
+    for i in range(n):
+        token = events[i].token
+        what = events[i].events
+        tag = <int>(token >> 56)
+        pointer = <void*>(token & <uint64_t>0x00FFFFFFFFFFFFFF)
+        if tag == TAG_TCP:
+            tcp_host_event(core, <TcpFlow*>pointer, what)
+        elif tag == TAG_LINK:
+            if what & (READY_IN | READY_RDHUP | READY_ERR):
+                core.link_readable = not core.link_closed
+            if what & (READY_RDHUP | READY_ERR):
+                core.link_ended = True
+            if what & READY_OUT:
+                core.out.blocked = False
+        elif tag == TAG_PYTHON:
+            python_events[found] = events[i]
+            found += 1
+        elif tag == TAG_LISTENER:
+            if not (<Listener*>pointer).dead:
+                list_add(&core.listener_queue, &(<Listener*>pointer).host_queue)
+        else:
+            udp_host_event(core, <UdpFlow*>pointer, what)
+    return found
+
+
+cdef void serve_listeners(Core* core) noexcept nogil:
+    cdef Listener* listener
+    cdef int i
+    for i in range(LISTENER_QUANTUM):
+        if core.out.blocked or list_empty(&core.listener_queue):
+            return
+        listener = <Listener*>list_pop(&core.listener_queue)
+        if listener.proto == FLOW_TCP:
+            tcp_accept(core, listener)
+        elif udp_read_listener(core, listener):
+            list_add(&core.listener_queue, &listener.host_queue)
+
+
+cdef void send(Core* core) noexcept nogil:
+    """Fill and send batches while the link takes them."""
+    cdef int result = 0
+    cdef int i
+    if core.link_closed:
+        return
+    for i in range(BATCHES_PER_TURN):
+        if not core.out.blocked:
+            tcp_serve_out_queue(core)
+        if core.out.blocked or not out_pending(core):
+            return
+        result = out_flush(core)
+        if result < 0:
+            close_link(core, strerror(-result), True)
+            return
+        if list_empty(&core.out_queue):
+            return
+
+
+cdef void expire(Core* core) noexcept nogil:
+    cdef Timer* timer = wheel_expired(&core.wheel, core.now)
+    while timer != NULL:
+        if timer.kind == FLOW_TCP:
+            tcp_timer(core, <TcpFlow*>timer.owner)
+        else:
+            udp_timer(core, <UdpFlow*>timer.owner)
+        timer = wheel_expired(&core.wheel, core.now)
+    reassembly_expire(core)
+
+
+cdef void bury(Core* core) noexcept nogil:
+    """Free what died in this turn: no event names it any more."""
+    tcp_bury(core)
+    udp_bury(core)
+    while not list_empty(&core.listener_grave):
+        free(list_pop(&core.listener_grave))
+
+
+cdef bint work_waits(Core* core) noexcept nogil:
+    """Something can be done without waiting."""
+    if core.link_readable:
+        return True
+    if core.out.blocked or core.link_closed:
+        return False
+    return not (
+        list_empty(&core.host_queue) and list_empty(&core.out_queue) and list_empty(&core.udp_queue)
+        and list_empty(&core.listener_queue)
+    )
+
+
+cdef int timeout_ms(Core* core, int64_t deadline) noexcept nogil:
+    cdef int64_t at = wheel_next(&core.wheel)
+    cdef int64_t left
+    if core.datagram_count and (at == 0 or at > core.now + 1000000):
+        at = core.now + 1000000
+    if deadline >= 0 and (at == 0 or deadline < at):
+        at = deadline
+    if at == 0:
+        return -1
+    left = at - core.now
+    if left <= 0:
+        return 0
+    return <int>((left + 999) // 1000) if left < 1000000000 else 1000000
+
+
+cdef void handle_injected(Core* core, const unsigned char* frame, size_t length) noexcept nogil:
+    """Handle a frame that Python hands back, memory and all."""
+    frame_from_guest(core, frame, length)
+    tcp_batch_done(core)
+
+
+cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noexcept nogil:
+    """Carry traffic until Python has something to do or `deadline` (us; negative: none) has passed; how many of
+    Python's descriptors are ready."""
+    cdef ReadyEvent events[READY_BATCH]
+    cdef int found = 0
+    cdef int n
+    while True:
+        core.now = clock_us()
+        n = ready_wait(
+            &core.ready, events, 0 if work_waits(core) or core.upcalls.count else timeout_ms(core, deadline)
+        )
+        count(core, C_SYSCALLS_WAIT)
+        core.now = clock_us()
+        found = take_events(core, events, n, python_events)
+        if core.link_readable:
+            read_link(core)
+        tcp_serve_host_queue(core)
+        udp_serve(core)
+        serve_listeners(core)
+        expire(core)
+        send(core)
+        bury(core)
+        if found or core.upcalls.count or (deadline >= 0 and core.now >= deadline):
+            return found

@@ -1,0 +1,119 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""TCP segments as frames on the link (RFC 9293 section 3.1, RFC 894): headers and options into a slot of the batch,
+payload where it lies in the flow's ring."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from posix.uio cimport iovec
+
+from worker.core cimport count
+from worker.counters cimport C_TCP_RETRANSMITS, C_TCP_TX_SEGMENTS
+from worker.link.output cimport out_commit, out_finish_frame, out_push, out_reserve, out_slot
+from worker.ring cimport ring_slices
+from worker.tcp.receiver cimport sack_blocks
+from worker.tcp.tcb cimport RCV_WSCALE, SYN_SENT, Tcb
+from worker.wire._cursor cimport store_u16, store_u32
+from worker.wire.checksum cimport csum_add, csum_fold, csum_shift
+from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
+from worker.wire.ipv4 cimport IPPROTO_TCP_, IPV4_DF, IPV4_HEADER_LEN, pseudo_sum, put_ipv4
+from worker.wire.tcp cimport TCP_HEADER_LEN, TCP_SYN, SeqRange, put_option_sack, put_option_ts, put_tcp
+
+cdef enum:
+    HEADERS_LEN = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN
+
+
+cdef size_t put_syn_options(Core* core, const Tcb* t, uint8_t* p) noexcept nogil:
+    """MSS, and what the guest offered (in our own SYN: everything)."""
+    cdef bint ours = t.state == SYN_SENT
+    cdef size_t n = 4
+    p[0] = 2
+    p[1] = 4
+    store_u16(p + 2, core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN)
+    if ours or t.sack_ok:
+        store_u32(p + n, 0x01010402)
+        n += 4
+    if ours or t.ts_ok:
+        n += put_option_ts(p + n, <uint32_t>(core.now // 1000) + core.ts_offset, t.ts_recent)
+    if ours or t.rcv_wscale:
+        store_u32(p + n, 0x01030300 | RCV_WSCALE)
+        n += 4
+    return n
+
+
+cdef size_t put_options(Core* core, const Tcb* t, const OutSegment* segment, uint8_t* p) noexcept nogil:
+    cdef SeqRange blocks[4]
+    cdef size_t n = 0
+    cdef int found
+    if segment.flags & TCP_SYN:
+        return put_syn_options(core, t, p)
+    if t.ts_ok:
+        n = put_option_ts(p, <uint32_t>(core.now // 1000) + core.ts_offset, t.ts_recent)
+    if t.sack_ok and t.ooo_count and segment.length == 0:
+        found = sack_blocks(t, blocks, 3)
+        n += put_option_sack(p + n, blocks, found)
+    return n
+
+
+cdef void emit_segment(Core* core, TcpFlow* flow, const OutSegment* segment) noexcept nogil:
+    """Add a segment to the batch, which must not be full."""
+    cdef const Tcb* t = &flow.tcb
+    cdef uint8_t* frame = out_slot(core)
+    cdef uint8_t* header = frame + HEADERS_LEN
+    cdef size_t header_len = TCP_HEADER_LEN + put_options(core, t, segment, header + TCP_HEADER_LEN)
+    cdef iovec pieces[2]
+    cdef int parts = 0
+    cdef uint64_t checksum
+    put_ethernet(frame, core.guest_mac, core.gateway_mac, ETHERTYPE_IPV4)
+    put_ipv4(
+        frame + ETHERNET_HEADER_LEN, &flow.head.key.peer, &flow.head.key.guest, IPPROTO_TCP_,
+        header_len + segment.length, 0, IPV4_DF,
+    )
+    put_tcp(
+        header, flow.head.key.peer_port, flow.head.key.guest_port, segment.seq, segment.ack, header_len, segment.flags,
+        segment.window,
+    )
+    checksum = pseudo_sum(
+        &flow.head.key.peer, &flow.head.key.guest, IPPROTO_TCP_, header_len + segment.length
+    )
+    checksum = csum_add(checksum, header, header_len)
+    if segment.length:
+        parts = ring_slices(&t.snd, segment.offset, segment.length, pieces)
+        checksum = csum_add(checksum, pieces[0].iov_base, pieces[0].iov_len)
+        if parts == 2:
+            if pieces[0].iov_len & 1:
+                checksum += csum_shift(csum_add(0, pieces[1].iov_base, pieces[1].iov_len))
+            else:
+                checksum = csum_add(checksum, pieces[1].iov_base, pieces[1].iov_len)
+    put_checksum(header, checksum)
+    out_finish_frame(core, frame, HEADERS_LEN + header_len, segment.length)
+    if parts:
+        out_push(core, <const uint8_t*>pieces[0].iov_base, pieces[0].iov_len)
+    if parts == 2:
+        out_push(core, <const uint8_t*>pieces[1].iov_base, pieces[1].iov_len)
+    count(core, C_TCP_TX_SEGMENTS)
+    if segment.retransmission:
+        count(core, C_TCP_RETRANSMITS)
+
+
+cdef inline void put_checksum(uint8_t* header, uint64_t checksum) noexcept nogil:
+    cdef unsigned short folded = csum_fold(checksum)
+    memcpy(header + 16, &folded, 2)
+
+
+cdef void emit_reset(Core* core, const FlowKey* key, uint32_t seq, uint32_t ack, unsigned int flags) noexcept nogil:
+    """Queue a RST, which belongs to no flow any more."""
+    cdef size_t total = HEADERS_LEN + TCP_HEADER_LEN
+    cdef uint8_t* p = out_reserve(core, total)
+    cdef uint8_t* header
+    if p == NULL:
+        return
+    header = p + HEADERS_LEN
+    put_ethernet(p, core.guest_mac, core.gateway_mac, ETHERTYPE_IPV4)
+    put_ipv4(p + ETHERNET_HEADER_LEN, &key.peer, &key.guest, IPPROTO_TCP_, TCP_HEADER_LEN, 0, IPV4_DF)
+    put_tcp(header, key.peer_port, key.guest_port, seq, ack, TCP_HEADER_LEN, flags, 0)
+    put_checksum(
+        header,
+        csum_add(pseudo_sum(&key.peer, &key.guest, IPPROTO_TCP_, TCP_HEADER_LEN), header, TCP_HEADER_LEN),
+    )
+    out_commit(core, total)
+    count(core, C_TCP_TX_SEGMENTS)

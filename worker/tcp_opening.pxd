@@ -1,0 +1,12 @@
+"""How TCP flows come to be: the guest dials out, or the host comes in by a forwarded port."""
+
+from worker.core cimport Core, FlowKey, Listener, Verdict
+from worker.wire.ipv4 cimport Ipv4View
+from worker.wire.tcp cimport TcpView
+
+
+cdef void tcp_new_flow(
+    Core* core, const FlowKey* key, const Ipv4View* ip, const TcpView* s, const Verdict* verdict
+) noexcept nogil
+cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept nogil
+cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil

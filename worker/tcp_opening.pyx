@@ -1,0 +1,191 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""How TCP flows come to be: the guest dials out, or the host comes in by a forwarded port.
+
+A connection that the guest opens is answered when the host connection is up; a refusal on either side is passed on
+as RST, an unreachable host as ICMP, silence as silence.
+"""
+
+from libc.errno cimport EACCES, EINPROGRESS, EINTR, ENETUNREACH, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
+
+from worker.core cimport FLOW_TCP, TAG_TCP, TcpFlow, UpcallEntry, count, token_of
+from worker.counters cimport (
+    C_SYSCALLS_CONTROL, C_TCP_NO_FLOW, C_TCP_OPENED_BY_GUEST, C_TCP_OPENED_BY_HOST, C_TCP_RESETS_SENT,
+)
+from worker.flow_table cimport table_find
+from worker.hostio cimport (
+    AF_INET, AF_UNIX, IPPROTO_TCP, SO_KEEPALIVE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY,
+    accept4, connect, from_sockaddr, moorage_prepare, reset_on_close, set_option, sockaddr, sockaddr_in, socket,
+    socketpair, socklen_t, to_sockaddr,
+)
+from worker.lists cimport list_add
+from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_add, ready_rearm
+from worker.segments cimport emit_reset
+from worker.tcp.receiver cimport tcp_connect, tcp_hold_syn
+from worker.tcp_flows cimport connect_failed, destroy, host_is_up, new_flow, want_output
+from worker.upcall_queue cimport UPCALL_STREAM, upcall_push
+from worker.wire.addr cimport Addr, addr_in_prefix, addr_is_v4, addr_v4
+from worker.wire.ipv4 cimport IPV4_HEADER_LEN
+from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
+
+cdef enum:
+    ACTION_LOCAL = 2  # worker.upcalls.Action
+    ACCEPT_QUANTUM = 64
+    FIRST_EPHEMERAL = 49152  # RFC 6335 section 6
+
+
+cdef void dial(Core* core, TcpFlow* flow, const Verdict* verdict) noexcept nogil:
+    cdef sockaddr_in name
+    cdef int error = 0
+    if not addr_is_v4(&verdict.host):
+        connect_failed(core, flow, ENETUNREACH)
+        return
+    flow.fd = moorage_prepare(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))
+    if flow.fd < 0:
+        connect_failed(core, flow, errno)
+        return
+    set_option(flow.fd, IPPROTO_TCP, TCP_NODELAY, 1)
+    set_option(flow.fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    to_sockaddr(&name, &verdict.host, verdict.host_port)
+    if connect(flow.fd, <sockaddr*>&name, sizeof(name)) != 0:
+        error = errno
+        if error != EINPROGRESS and error != EINTR:
+            connect_failed(core, flow, error)
+            return
+    flow.connecting = error != 0
+    count(core, C_SYSCALLS_CONTROL)
+    error = ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE)
+    if error:
+        connect_failed(core, flow, error)
+    elif not flow.connecting:
+        host_is_up(core, flow)
+
+
+cdef void open_local(Core* core, TcpFlow* flow) noexcept nogil:
+    """A service of the gateway's own: Python gets the other end of a socket pair."""
+    cdef int ends[2]
+    cdef UpcallEntry* entry
+    if socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends) != 0:
+        connect_failed(core, flow, errno)
+        return
+    entry = upcall_push(core, UPCALL_STREAM, NULL, 0)
+    flow.fd = moorage_prepare(ends[0])
+    if entry == NULL:
+        close(ends[1])
+        connect_failed(core, flow, EACCES)
+        return
+    entry.number = ends[1]
+    entry.src = flow.head.key.guest
+    entry.sport = flow.head.key.guest_port
+    entry.dst = flow.head.key.peer
+    entry.dport = flow.head.key.peer_port
+    if ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
+        connect_failed(core, flow, EACCES)
+        return
+    host_is_up(core, flow)
+
+
+cdef void tcp_new_flow(
+    Core* core, const FlowKey* key, const Ipv4View* ip, const TcpView* s, const Verdict* verdict
+) noexcept nogil:
+    """The guest's SYN to a destination that may be reached."""
+    cdef TcpFlow* flow = new_flow(core, key)
+    if flow == NULL:
+        emit_reset(core, key, 0, s.seq + 1, TCP_RST | TCP_ACK)
+        return
+    memcpy(flow.quote, ip.header, IPV4_HEADER_LEN)
+    memcpy(flow.quote + IPV4_HEADER_LEN, ip.payload.pos, 8)
+    tcp_hold_syn(&flow.tcb, s, core.now)
+    count(core, C_TCP_OPENED_BY_GUEST)
+    if verdict.action == ACTION_LOCAL:
+        open_local(core, flow)
+    else:
+        dial(core, flow, verdict)
+
+
+cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept nogil:
+    """A segment of no connection (RFC 9293 3.10.7.1)."""
+    count(core, C_TCP_NO_FLOW)
+    if s.flags & TCP_RST:
+        return
+    count(core, C_TCP_RESETS_SENT)
+    if s.flags & TCP_ACK:
+        emit_reset(core, key, s.ack, 0, TCP_RST)
+    else:
+        emit_reset(
+            core, key, 0, s.seq + s.length + ((s.flags & TCP_SYN) != 0) + ((s.flags & TCP_FIN) != 0), TCP_RST | TCP_ACK
+        )
+
+
+cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t port) noexcept nogil:
+    """The address by which the guest sees a client: its own where that can be; False: no port is free."""
+    cdef uint32_t tries
+    cdef bint own = (
+        addr_is_v4(client) and addr_v4(client)[0] != 127 and addr_v4(client)[0] != 0
+        and not addr_in_prefix(client, &core.subnet, core.prefix_bits)
+    )
+    key.peer = client[0] if own else core.gateway_ip
+    key.peer_port = port
+    if table_find(&core.flows, key) == NULL:
+        return True
+    for tries in range(16384):
+        core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
+        key.peer_port = core.next_port
+        if table_find(&core.flows, key) == NULL:
+            return True
+    return False
+
+
+cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* name) noexcept nogil:
+    cdef FlowKey key
+    cdef TcpFlow* flow = NULL
+    cdef Addr client
+    cdef uint16_t port
+    memset(&key, 0, sizeof(key))
+    if name.sin_family == AF_INET:
+        from_sockaddr(name, &client, &port)
+    else:
+        client = core.gateway_ip
+        port = FIRST_EPHEMERAL
+    key.guest = listener.guest
+    key.guest_port = listener.guest_port
+    key.proto = FLOW_TCP
+    if choose_peer(core, &key, &client, port):
+        flow = new_flow(core, &key)
+    if flow == NULL:
+        reset_on_close(fd)
+        close(fd)
+        return
+    flow.fd = fd
+    flow.from_host = True
+    flow.host_writable = True
+    set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
+    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    count(core, C_TCP_OPENED_BY_HOST)
+    count(core, C_SYSCALLS_CONTROL)
+    if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
+        destroy(core, flow, True)
+        return
+    tcp_connect(&flow.tcb, core.now)
+    want_output(core, flow)
+
+
+cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:
+    """Take connections of a forwarded port; what is left waits for the next turn."""
+    cdef sockaddr_in name
+    cdef socklen_t length
+    cdef int fd
+    cdef int i
+    for i in range(ACCEPT_QUANTUM):
+        memset(&name, 0, sizeof(name))
+        length = sizeof(name)
+        fd = accept4(listener.fd, <sockaddr*>&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        count(core, C_SYSCALLS_CONTROL)
+        if fd < 0:
+            listener.readable = False
+            ready_rearm(&core.ready, listener.fd, READY_IN)
+            return
+        accepted(core, listener, fd, &name)
+    list_add(&core.listener_queue, &listener.host_queue)

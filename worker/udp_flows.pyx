@@ -1,0 +1,451 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""UDP: the guest's mappings, and forwarded ports (RFC 768, RFC 4787).
+
+A mapping belongs to a guest's address and port and has one host socket, whatever the destination (endpoint-independent
+mapping, RFC 4787 REQ-1), and takes datagrams from anybody (REQ-8, the transparent choice). It lives three minutes
+after the last datagram (REQ-5 asks for two), or, if all it ever did was to ask DNS or NTP, until every question is
+answered. There is a hard cap; the least recently used mapping makes room. A forwarded port has the listener's socket,
+and a flow for each client, so that the guest sees each client's own address.
+
+Errors of the network come back through the socket's error queue and go to the guest as ICMP.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.unistd cimport close
+
+from worker.core cimport (
+    FLOW_UDP, MAX_UDP_FLOWS, SCRATCH_SIZE, TAG_UDP, FlowHead, Listener, count, count_by, token_of,
+)
+from worker.counters cimport (
+    C_FLOW_BYTES_FROM_GUEST, C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_SYSCALLS_HOST_RECV, C_SYSCALLS_HOST_SEND,
+    C_UDP_EVICTED, C_UDP_EXPIRED, C_UDP_OPENED, C_UDP_SEND_ERRORS, C_UDP_TX_DATAGRAMS,
+)
+from worker.flow_table cimport table_find, table_insert, table_remove
+from worker.hostio cimport (
+    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, from_sockaddr, moorage_prepare,
+    recvfrom, sendto, sockaddr, sockaddr_in, socket, socklen_t, to_sockaddr,
+)
+from worker.icmp_errors cimport icmp_error
+from worker.link.output cimport out_commit, out_fifo_room, out_reserve
+from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
+from worker.readiness cimport (
+    READY_EDGE, READY_ERR, READY_IN, READY_OUT, ready_add, ready_rearm, ready_remove,
+)
+from worker.socket_errors cimport HostError, errors_enable, errors_next
+from worker.timers cimport wheel_arm, wheel_disarm
+from worker.wire.addr cimport addr_eq, addr_in_prefix, addr_is_v4, addr_v4
+from worker.wire.checksum cimport csum_add, csum_fold
+from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
+from worker.wire.icmp cimport ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE
+from worker.wire.ipv4 cimport IPPROTO_UDP_, IPV4_HEADER_LEN, IPV4_MF, pseudo_sum, put_ipv4
+from worker.wire.udp cimport UDP_HEADER_LEN, UDP_MAX_PAYLOAD, put_udp
+
+cdef enum:
+    IDLE = 180000000  # us
+    READ_QUANTUM = 32  # datagrams of one socket before the next socket's turn
+    SERVE_QUANTUM = 64
+    FIRST_EPHEMERAL = 49152
+    FALLBACK_MTU = 1280  # told to a guest whose datagram is too big for a path that does not say its MTU
+
+
+# --- frames to the guest ---------------------------------------------------------------------------------------------
+
+
+cdef bint send_fragments(
+    Core* core, const Addr* src, const Addr* dst, const uint8_t* dst_mac, const uint8_t* datagram, size_t length
+) noexcept nogil:
+    """RFC 791 section 3.2, 'An Example Fragmentation Procedure'; all pieces or none."""
+    cdef size_t piece = (core.mtu - IPV4_HEADER_LEN) & ~<size_t>7
+    cdef size_t offset = 0
+    cdef size_t n
+    cdef uint8_t* p
+    if length + (length // piece + 1) * 64 > out_fifo_room(core):
+        out_reserve(core, 1 << 30)  # counts the drop
+        return False
+    core.next_ident += 1
+    while offset < length:
+        n = piece if piece < length - offset else length - offset
+        p = out_reserve(core, ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + n)
+        if p == NULL:
+            return False
+        put_ethernet(p, dst_mac, core.gateway_mac, ETHERTYPE_IPV4)
+        put_ipv4(
+            p + ETHERNET_HEADER_LEN, src, dst, IPPROTO_UDP_, n, core.next_ident,
+            <unsigned int>(offset >> 3) | (IPV4_MF if offset + n < length else 0),
+        )
+        memcpy(p + ETHERNET_HEADER_LEN + IPV4_HEADER_LEN, datagram + offset, n)
+        out_commit(core, ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + n)
+        offset += n
+    return True
+
+
+cdef bint udp_to_guest(
+    Core* core, const Addr* src, uint16_t sport, const Addr* dst, uint16_t dport, const uint8_t* dst_mac,
+    const uint8_t* payload, size_t length
+) noexcept nogil:
+    """Queue a datagram of at most UDP_MAX_PAYLOAD bytes, in fragments where the MTU asks for it; False: no room."""
+    cdef size_t total = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + UDP_HEADER_LEN + length
+    cdef uint64_t checksum = pseudo_sum(src, dst, IPPROTO_UDP_, UDP_HEADER_LEN + length)
+    cdef uint8_t* p
+    cdef uint8_t* header
+    cdef bint whole = total - ETHERNET_HEADER_LEN <= core.mtu
+    if whole:
+        p = out_reserve(core, total)
+        if p == NULL:
+            return False
+        header = p + ETHERNET_HEADER_LEN + IPV4_HEADER_LEN
+    else:
+        header = core.scratch
+    put_udp(header, sport, dport, length, 0)
+    memset(header + 6, 0, 2)
+    if payload != header + UDP_HEADER_LEN:
+        memcpy(header + UDP_HEADER_LEN, payload, length)
+    checksum = csum_add(checksum, header, UDP_HEADER_LEN + length)
+    put_udp(header, sport, dport, length, csum_fold(checksum))
+    count(core, C_UDP_TX_DATAGRAMS)
+    if not whole:
+        return send_fragments(core, src, dst, dst_mac, header, UDP_HEADER_LEN + length)
+    put_ethernet(p, dst_mac, core.gateway_mac, ETHERTYPE_IPV4)
+    put_ipv4(p + ETHERNET_HEADER_LEN, src, dst, IPPROTO_UDP_, UDP_HEADER_LEN + length, core.next_ident, 0)
+    core.next_ident += 1
+    out_commit(core, total)
+    return True
+
+
+# --- mappings --------------------------------------------------------------------------------------------------------
+
+
+cdef FlowKey mapping_key(const FlowKey* key) noexcept nogil:
+    """A mapping's key has no peer: it is the same for all."""
+    cdef FlowKey own
+    memset(&own, 0, sizeof(own))
+    own.guest = key.guest
+    own.guest_port = key.guest_port
+    own.proto = FLOW_UDP
+    return own
+
+
+cdef void destroy(Core* core, UdpFlow* flow) noexcept nogil:
+    if flow.dead:
+        return
+    flow.dead = True
+    if flow.listener == NULL and flow.fd >= 0:
+        if core.ready.epoll_fd < 0:
+            ready_remove(&core.ready, flow.fd)
+        close(flow.fd)
+    elif flow.listener != NULL:
+        flow.listener.clients -= 1
+    flow.fd = -1
+    table_remove(&core.flows, &flow.head)
+    core.udp_count -= 1
+    wheel_disarm(&flow.timer)
+    list_remove(&flow.lru)
+    list_remove(&flow.host_queue)
+    list_append(&core.udp_grave, &flow.grave)
+
+
+cdef void udp_bury(Core* core) noexcept nogil:
+    """Free the flows that died in this turn."""
+    cdef void* flow
+    while not list_empty(&core.udp_grave):
+        flow = list_pop(&core.udp_grave)
+        free(flow)
+
+
+cdef UdpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
+    cdef UdpFlow* flow
+    if core.udp_count >= MAX_UDP_FLOWS:
+        count(core, C_UDP_EVICTED)
+        destroy(core, <UdpFlow*>core.udp_lru.next.owner)
+    flow = <UdpFlow*>calloc(1, sizeof(UdpFlow))
+    if flow == NULL:
+        return NULL
+    flow.head.key = key[0]
+    flow.fd = -1
+    node_init(&flow.timer.node, &flow.timer)
+    flow.timer.kind = FLOW_UDP
+    flow.timer.owner = flow
+    node_init(&flow.lru, flow)
+    node_init(&flow.host_queue, flow)
+    node_init(&flow.grave, flow)
+    if not table_insert(&core.flows, &flow.head):
+        free(flow)
+        return NULL
+    core.udp_count += 1
+    list_append(&core.udp_lru, &flow.lru)
+    count(core, C_UDP_OPENED)
+    return flow
+
+
+cdef void touch(Core* core, UdpFlow* flow) noexcept nogil:
+    flow.last_used = core.now
+    list_remove(&flow.lru)
+    list_append(&core.udp_lru, &flow.lru)
+    wheel_arm(&core.wheel, &flow.timer, core.now + IDLE)
+
+
+cdef UdpFlow* open_mapping(Core* core, const FlowKey* key) noexcept nogil:
+    cdef UdpFlow* flow = new_flow(core, key)
+    if flow == NULL:
+        return NULL
+    flow.one_shot = True
+    flow.fd = moorage_prepare(socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0))
+    count(core, C_SYSCALLS_CONTROL)
+    if flow.fd < 0 or ready_add(&core.ready, flow.fd, token_of(TAG_UDP, flow), READY_IN | READY_EDGE):
+        count(core, C_UDP_SEND_ERRORS)
+        destroy(core, flow)
+        return NULL
+    errors_enable(flow.fd)
+    return flow
+
+
+cdef UdpFlow* udp_find(const Core* core, const FlowKey* key) noexcept nogil:
+    """The flow of a forwarded port's client that this datagram goes to, or NULL."""
+    return <UdpFlow*>table_find(&core.flows, key)
+
+
+cdef void udp_carry(
+    Core* core, const FlowKey* key, const Ipv4View* ip, const UdpView* u, const Verdict* verdict
+) noexcept nogil:
+    """A guest's datagram to a destination that may be reached."""
+    cdef FlowKey own = mapping_key(key)
+    cdef UdpFlow* flow = <UdpFlow*>table_find(&core.flows, &own)
+    cdef sockaddr_in name
+    cdef ssize_t n
+    cdef int tries
+    if flow == NULL:
+        flow = open_mapping(core, &own)
+        if flow == NULL:
+            return
+    if u.dport != 53 and u.dport != 123:
+        flow.one_shot = False
+    touch(core, flow)
+    flow.sent += 1
+    to_sockaddr(&name, &verdict.host, verdict.host_port)
+    for tries in range(3):
+        n = sendto(flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, <sockaddr*>&name, sizeof(name))
+        count(core, C_SYSCALLS_HOST_SEND)
+        if n >= 0:
+            flow.from_guest += n
+            count_by(core, C_FLOW_BYTES_FROM_GUEST, n)
+            return
+        if errno == EAGAIN:
+            break
+        if errno == EMSGSIZE:
+            icmp_error(
+                core, &ip.dst, ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, FALLBACK_MTU, ip.header, ip.header_len + 8
+            )
+            break
+        # an error that an earlier datagram brought about: report that, and try this one again
+        read_errors(core, flow)
+        if flow.dead:
+            return
+    count(core, C_UDP_SEND_ERRORS)
+
+
+cdef void udp_to_client(Core* core, UdpFlow* flow, const UdpView* u) noexcept nogil:
+    """The guest answers a client of a forwarded port."""
+    cdef sockaddr_in name
+    cdef ssize_t n
+    touch(core, flow)
+    to_sockaddr(&name, &flow.client, flow.client_port)
+    n = sendto(flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, <sockaddr*>&name, sizeof(name))
+    count(core, C_SYSCALLS_HOST_SEND)
+    if n < 0:
+        count(core, C_UDP_SEND_ERRORS)
+        return
+    flow.from_guest += n
+    count_by(core, C_FLOW_BYTES_FROM_GUEST, n)
+
+
+# --- from the host ---------------------------------------------------------------------------------------------------
+
+
+cdef Addr seen_by_guest(const Core* core, const Addr* host_side) noexcept nogil:
+    """The address by which the guest knows a host's address."""
+    cdef int i
+    for i in range(core.nat_count):
+        if addr_eq(&core.nat[i].host_side, host_side):
+            return core.nat[i].guest_side
+    return host_side[0]
+
+
+cdef void read_errors(Core* core, UdpFlow* flow) noexcept nogil:
+    """Pass on what the network said about earlier datagrams, as ICMP about a datagram like them."""
+    cdef HostError error
+    cdef uint8_t quote[IPV4_HEADER_LEN + UDP_HEADER_LEN]
+    cdef Addr peer
+    cdef Addr source
+    cdef int i
+    for i in range(READ_QUANTUM):
+        if not errors_next(flow.fd, &error):
+            return
+        peer = seen_by_guest(core, &error.destination)
+        source = seen_by_guest(core, &error.offender) if error.has_offender else core.gateway_ip
+        if addr_is_v4(&source) and addr_v4(&source)[0] == 127:
+            source = core.gateway_ip
+        put_ipv4(quote, &flow.head.key.guest, &peer, IPPROTO_UDP_, UDP_HEADER_LEN, 0, 0)
+        put_udp(quote + IPV4_HEADER_LEN, flow.head.key.guest_port, error.port, 0, 0)
+        icmp_error(core, &source, error.kind, error.code, error.mtu, quote, sizeof(quote))
+
+
+cdef bint read_mapping(Core* core, UdpFlow* flow) noexcept nogil:
+    """Carry what waits on a mapping's socket; True: there may be more."""
+    cdef sockaddr_in name
+    cdef socklen_t length
+    cdef Addr peer
+    cdef uint16_t port
+    cdef ssize_t n
+    cdef int i
+    for i in range(READ_QUANTUM):
+        if out_fifo_room(core) < SCRATCH_SIZE + 8192:
+            return True
+        length = sizeof(name)
+        n = recvfrom(
+            flow.fd, core.scratch + UDP_HEADER_LEN, UDP_MAX_PAYLOAD, MSG_DONTWAIT, <sockaddr*>&name, &length
+        )
+        count(core, C_SYSCALLS_HOST_RECV)
+        if n < 0:
+            if errno == EAGAIN:
+                ready_rearm(&core.ready, flow.fd, READY_IN)
+                return False
+            if errno != EINTR:
+                read_errors(core, flow)
+            continue
+        from_sockaddr(&name, &peer, &port)
+        peer = seen_by_guest(core, &peer)
+        touch(core, flow)
+        flow.received += 1
+        flow.to_guest += n
+        count_by(core, C_FLOW_BYTES_TO_GUEST, n)
+        udp_to_guest(
+            core, &peer, port, &flow.head.key.guest, flow.head.key.guest_port, core.guest_mac,
+            core.scratch + UDP_HEADER_LEN, n,
+        )
+        if flow.one_shot and flow.received >= flow.sent:
+            destroy(core, flow)
+            return False
+    return True
+
+
+cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, uint16_t port) noexcept nogil:
+    """The flow of a client of a forwarded port, made when it is new."""
+    cdef FlowKey key
+    cdef UdpFlow* flow
+    cdef int tries
+    cdef bint own = addr_is_v4(client) and addr_v4(client)[0] != 127 and not addr_in_prefix(
+        client, &core.subnet, core.prefix_bits
+    )
+    memset(&key, 0, sizeof(key))
+    key.guest = listener.guest
+    key.guest_port = listener.guest_port
+    key.proto = FLOW_UDP
+    key.peer = client[0] if own else core.gateway_ip
+    key.peer_port = port
+    for tries in range(64):
+        flow = <UdpFlow*>table_find(&core.flows, &key)
+        if flow == NULL:
+            break
+        if flow.listener == listener and flow.client_port == port and addr_eq(&flow.client, client):
+            return flow
+        core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
+        key.peer_port = core.next_port
+    flow = new_flow(core, &key)
+    if flow != NULL:
+        flow.listener = listener
+        flow.fd = listener.fd
+        flow.client = client[0]
+        flow.client_port = port
+        listener.clients += 1
+    return flow
+
+
+cdef bint udp_read_listener(Core* core, Listener* listener) noexcept nogil:
+    """Carry what clients sent to a forwarded port; True: there may be more."""
+    cdef sockaddr_in name
+    cdef socklen_t length
+    cdef Addr client
+    cdef uint16_t port
+    cdef UdpFlow* flow
+    cdef ssize_t n
+    cdef int i
+    for i in range(READ_QUANTUM):
+        if out_fifo_room(core) < SCRATCH_SIZE + 8192:
+            return True
+        memset(&name, 0, sizeof(name))
+        length = sizeof(name)
+        n = recvfrom(
+            listener.fd, core.scratch + UDP_HEADER_LEN, UDP_MAX_PAYLOAD, MSG_DONTWAIT, <sockaddr*>&name, &length
+        )
+        count(core, C_SYSCALLS_HOST_RECV)
+        if n < 0:
+            if errno == EAGAIN:
+                listener.readable = False
+                ready_rearm(&core.ready, listener.fd, READY_IN)
+                return False
+            continue
+        if name.sin_family != AF_INET:
+            continue
+        from_sockaddr(&name, &client, &port)
+        flow = client_flow(core, listener, &client, port)
+        if flow == NULL:
+            continue
+        touch(core, flow)
+        flow.to_guest += n
+        count_by(core, C_FLOW_BYTES_TO_GUEST, n)
+        udp_to_guest(
+            core, &flow.head.key.peer, flow.head.key.peer_port, &flow.head.key.guest, flow.head.key.guest_port,
+            core.guest_mac, core.scratch + UDP_HEADER_LEN, n,
+        )
+    return True
+
+
+cdef void udp_host_event(Core* core, UdpFlow* flow, uint32_t events) noexcept nogil:
+    if flow.dead:
+        return
+    if events & READY_ERR:
+        read_errors(core, flow)
+    list_add(&core.udp_queue, &flow.host_queue)
+
+
+cdef bint udp_serve(Core* core) noexcept nogil:
+    """Give every readable UDP socket one turn; True: some want another."""
+    cdef UdpFlow* flow
+    cdef int i
+    for i in range(SERVE_QUANTUM):
+        if core.out.blocked or list_empty(&core.udp_queue):
+            break
+        flow = <UdpFlow*>list_pop(&core.udp_queue)
+        if read_mapping(core, flow):
+            list_add(&core.udp_queue, &flow.host_queue)
+    return not core.out.blocked and not list_empty(&core.udp_queue)
+
+
+cdef void udp_timer(Core* core, UdpFlow* flow) noexcept nogil:
+    """The flow's slot in the wheel came up; it may have been used since."""
+    if core.now < flow.last_used + IDLE:
+        wheel_arm(&core.wheel, &flow.timer, flow.last_used + IDLE)
+        return
+    count(core, C_UDP_EXPIRED)
+    destroy(core, flow)
+
+
+cdef void udp_forget_clients(Core* core, Listener* listener) noexcept nogil:
+    """A forward goes away, with the flows of its clients."""
+    cdef Node* node = core.udp_lru.next
+    cdef Node* following
+    while node != &core.udp_lru:
+        following = node.next
+        if (<UdpFlow*>node.owner).listener == listener:
+            destroy(core, <UdpFlow*>node.owner)
+        node = following
+
+
+cdef void udp_close_all(Core* core) noexcept nogil:
+    """The engine closes."""
+    while not list_empty(&core.udp_lru):
+        destroy(core, <UdpFlow*>core.udp_lru.next.owner)
+    udp_bury(core)
