@@ -16,7 +16,7 @@ import zmq
 import zmq.asyncio
 
 from proto.channels import Requester
-from proto.errors import CodecError, MoorageError, RequestFailed
+from proto.errors import CodecError, RequestFailed
 from proto.fdpass import FdChannel
 from proto.messages import (
     AddForward,
@@ -156,10 +156,9 @@ class Control:
                 return Failure("bad-request", f"{type(message).__name__} with {len(fds)} descriptors is no forward")
             guest_ip = widen(pack_ipv4(message.guest_ip))
             proto = _PROTOCOLS[message.protocol]
-            # The engine owns the descriptor as soon as it is called, also where it refuses it.
-            fd = fds.pop()
-            self._engine.add_listener(message.forward_id, fd, proto, guest_ip, message.guest_port)
-        except (ValueError, KeyError, OSError, MoorageError) as error:
+            self._engine.add_listener(message.forward_id, fds[0], proto, guest_ip, message.guest_port)
+            fds = []  # the engine's now; one that it refuses stays ours
+        except (ValueError, OSError) as error:
             return Failure("bad-request", f"forward refused: {error}")
         finally:
             for fd in fds:

@@ -164,7 +164,7 @@ cdef bint work_waits(Core* core) noexcept nogil:
         return True
     if core.out.blocked or core.link_closed:
         return False
-    return not (
+    return out_pending(core) or not (
         list_empty(&core.host_queue) and list_empty(&core.out_queue) and list_empty(&core.udp_queue)
         and list_empty(&core.listener_queue)
     )
