@@ -1,0 +1,191 @@
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq.asyncio
+
+from proto.channels import Responder
+from proto.errors import RequestFailed
+from proto.fdpass import FdChannel
+from proto.messages import (
+    AddForward,
+    Empty,
+    Failure,
+    GetStats,
+    GuestSeen,
+    Hello,
+    Lease,
+    LeaseRequest,
+    LinkClosed,
+    ListVms,
+    Network,
+    RemoveForward,
+    Shutdown,
+    UpdateNetwork,
+    WorkerStats,
+)
+from worker import control
+from worker.addr import pack_ipv4, widen
+from worker.control import Control
+
+NETWORK = Network("default", "10.0.0.0/24", "10.0.0.1", "5a:94:ef:e4:0c:dd", "10.0.0.254", 1500, 3600)
+
+
+class Forwards:
+    """Takes forwards like the engine."""
+
+    def __init__(self) -> None:
+        self.listeners: dict[int, tuple[int, int, bytes, int]] = {}
+
+    def add_listener(self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int) -> None:
+        self.listeners[forward_id] = (fd, proto, guest_ip, guest_port)
+
+    def remove_listener(self, forward_id: int) -> None:
+        os.close(self.listeners.pop(forward_id)[0])
+
+
+class Scene:
+    """A worker's control, and the supervisor played by the test."""
+
+    def __init__(self, folder: Path) -> None:
+        address = f"ipc://{folder}/workers.sock"
+        self.context = zmq.asyncio.Context()
+        self.heard: asyncio.Queue[Any] = asyncio.Queue()
+        self.responder = Responder(self.context, address, self._on_message)
+        self.channel, theirs = FdChannel.pair()
+        self.engine = Forwards()
+        self.counters = {"a": 1}
+        self.networks: list[Network] = []
+        self.ended = asyncio.Event()
+        self.control = Control(
+            "vm-1", address, theirs, self.engine, lambda: dict(self.counters), self._update, self.ended.set
+        )
+
+    def _update(self, network: Network) -> None:
+        pack_ipv4(network.gateway_ip)
+        self.networks.append(network)
+
+    async def _on_message(self, identity: bytes, message: Any) -> Any:
+        assert identity == b"vm-1"
+        if isinstance(message, LeaseRequest):
+            return Lease("default", "10.0.0.2", message.mac, 0.0)
+        self.heard.put_nowait(message)
+        return None
+
+    async def hear(self, kind: type) -> Any:
+        """The next event of a kind."""
+        async with asyncio.timeout(5):
+            while not isinstance(message := await self.heard.get(), kind):
+                pass
+        return message
+
+    async def ask(self, message: Any) -> Any:
+        return await self.responder.request(b"vm-1", message)
+
+
+def play(folder: Path, scenario: Callable[[Scene], Awaitable[None]], last_words: Any = None) -> None:
+    async def run() -> None:
+        scene = Scene(folder)
+        scene.responder.start()
+        scene.control.start()
+        try:
+            assert await scene.hear(Hello) == Hello("vm-1", os.getpid())
+            await scenario(scene)
+            await scene.control.close(last_words)
+            if last_words is not None:
+                assert await scene.hear(type(last_words)) == last_words
+        finally:
+            await scene.responder.close()
+            scene.channel.close()
+            scene.context.term()
+
+    asyncio.run(run())
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "STATS_INTERVAL", 0.02)
+
+
+def test_questions_and_events_reach_the_supervisor(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        lease = await scene.control.ask(LeaseRequest("vm-1", "5a:94:ef:e4:0c:ee"), 5.0)
+        assert lease.ip == "10.0.0.2"
+        scene.control.tell(GuestSeen("vm-1", "5a:94:ef:e4:0c:ee", ""))
+        assert (await scene.hear(GuestSeen)).mac == "5a:94:ef:e4:0c:ee"
+
+    play(tmp_path, scenario, LinkClosed("vm-1", "eof"))
+
+
+def test_statistics_are_sent_when_they_changed(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        assert (await scene.hear(WorkerStats)).counters == {"a": 1}
+        scene.counters["a"] = 2
+        assert (await scene.hear(WorkerStats)).counters == {"a": 2}
+        assert (await scene.ask(GetStats())).counters == {"a": 2}
+        assert scene.heard.empty()
+
+    play(tmp_path, scenario)
+
+
+def test_the_supervisor_updates_the_network_and_ends_the_worker(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        assert await scene.ask(UpdateNetwork(NETWORK)) == Empty()
+        assert scene.networks == [NETWORK]
+        with pytest.raises(RequestFailed) as refused:
+            await scene.ask(ListVms())
+        assert refused.value.failure.code == "bad-request"
+        assert await scene.ask(Shutdown()) == Empty()
+        assert scene.ended.is_set()
+
+    play(tmp_path, scenario)
+
+
+def test_a_forward_arrives_with_its_socket_and_goes_again(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        with socket.socket() as listener:
+            await scene.channel.asend(AddForward(7, "udp", "10.0.0.2", 80), [listener.fileno()])
+            assert (await scene.channel.arecv())[0] == Empty()
+            fd, *rest = scene.engine.listeners[7]
+            assert os.fstat(fd).st_ino == os.fstat(listener.fileno()).st_ino
+            assert rest == [17, widen(pack_ipv4("10.0.0.2")), 80]
+        assert await scene.ask(RemoveForward(7)) == Empty()
+        with pytest.raises(RequestFailed) as unknown:
+            await scene.ask(RemoveForward(7))
+        assert unknown.value.failure.code == "not-found"
+
+    play(tmp_path, scenario)
+
+
+def test_bad_forwards_are_refused_and_leave_no_descriptor_behind(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        with socket.socket() as listener:
+            before = len(os.listdir("/proc/self/fd"))
+            for message, fds in (
+                (AddForward(7, "tcp", "10.0.0.256", 80), [listener.fileno()]),
+                (AddForward(7, "tcp", "10.0.0.2", 80), []),
+                (AddForward(7, "tcp", "10.0.0.2", 80), [listener.fileno()] * 2),
+                (GetStats(), [listener.fileno()]),
+            ):
+                await scene.channel.asend(message, fds)
+                assert isinstance((await scene.channel.arecv())[0], Failure)
+            assert len(os.listdir("/proc/self/fd")) == before
+        assert not scene.engine.listeners
+
+    play(tmp_path, scenario)
+
+
+def test_a_supervisor_that_is_gone_ends_only_the_talk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(scene: Scene) -> None:
+        await scene.hear(WorkerStats)
+        scene.channel.close()
+        async with asyncio.timeout(5):
+            while "the supervisor is gone" not in caplog.text:
+                await asyncio.sleep(0)
+        assert not scene.ended.is_set()
+
+    play(tmp_path, scenario)
