@@ -1,8 +1,9 @@
 """The engine's state as one struct, and the structs it is made of. The modules that work on it, lowest first:
 
 `link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts` (what is known of
-destinations), `icmp_errors`, `flow_table`, `tcp_flows` and `udp_flows` (flows and their host sockets), `ip.reassembly`,
-`dispatch` (frames from the guest), `engine` (the loop, and the face to Python).
+destinations), `icmp_errors`, `flow_table`, `segments`, `tcp_flows`, `tcp_opening`, `tcp_from_guest`, `tcp_to_guest` and
+`udp_flows` (flows and their host sockets), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream`, `loop`
+(one turn), `engine` (the face to Python).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t

@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
 """The names of the engine's counters, in the order of `counters.pxd`."""
 
+__all__ = ["NAMES"]
+
 NAMES = (
     "link.rx_frames",
     "link.rx_bytes",

@@ -21,7 +21,8 @@ from worker.icmp_errors cimport icmp_error
 from worker.ip.reassembly cimport Datagram, reassemble, reassembly_drop
 from worker.lists cimport list_empty
 from worker.segments cimport emit_reset
-from worker.tcp_flows cimport destroy, tcp_batch_done, tcp_from_guest
+from worker.tcp_flows cimport destroy
+from worker.tcp_from_guest cimport tcp_batch_done, tcp_from_guest
 from worker.tcp_opening cimport tcp_new_flow, tcp_no_flow
 from worker.udp_flows cimport udp_carry, udp_find, udp_to_client
 from worker.upcall_queue cimport UPCALL_ECHO, UPCALL_FRAME, UPCALL_GUEST, upcall_push, upcall_verdict

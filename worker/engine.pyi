@@ -1,8 +1,14 @@
 """The datapath of one VM: link, TCP, UDP, and the readiness of every descriptor of the process."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, final
 
+__all__ = ["STATES", "Engine"]
+
+STATES: tuple[str, ...]
+"""The names of TCP's states, by number (RFC 9293 section 3.3.2)."""
+
+@final
 class Engine:
     """Carries a guest's traffic between its link and host sockets; hands what needs thought to Python.
 

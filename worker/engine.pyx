@@ -6,7 +6,9 @@ descriptor registered by Python is ready, when upcalls wait, or when its time is
 """
 
 import os
+import resource
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -17,7 +19,6 @@ from worker.core cimport (
     FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, RX_SIZE, SCRATCH_SIZE, TAG_LINK,
     TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
 )
-from worker.counters cimport COUNTERS
 from worker.flow_table cimport table_close, table_init
 from worker.ip.reassembly cimport reassembly_close
 from worker.link.output cimport out_close, out_flush, out_frame, out_init
@@ -28,17 +29,15 @@ from worker.readiness cimport (
     ready_modify, ready_remove,
 )
 from worker.ring cimport pool_close, pool_init
-from worker.tcp_flows cimport tcp_bury, tcp_reset_all
+from worker.tcp_flows cimport tcp_reset_all
 from worker.timers cimport wheel_init
-from worker.udp_flows cimport udp_bury, udp_close_all, udp_forget_clients, udp_to_guest
+from worker.udp_flows cimport udp_close_all, udp_forget_clients, udp_to_guest
 from worker.upcall_queue cimport (
     UPCALL_ECHO, UPCALL_FRAME, UPCALL_GUEST, UPCALL_LINK_CLOSED, UPCALL_STREAM, UPCALL_VERDICT, upcall_pop,
 )
 from worker.verdicts cimport verdict_set, verdicts_clear, verdicts_close, verdicts_init
 from worker.wire.addr cimport Addr, addr_from_16, addr_is_v4, addr_v4
 from worker.wire.udp cimport UDP_MAX_PAYLOAD
-
-import resource
 
 from worker.counters import NAMES
 
@@ -49,6 +48,8 @@ cdef enum:
     MAX_MTU = 65535
     EVENT_READ = 1  # selectors.EVENT_READ
     EVENT_WRITE = 2
+
+__all__ = ["STATES", "Engine"]
 
 STATES = (
     "CLOSED", "LISTEN", "SYN-SENT", "SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING",
@@ -73,6 +74,7 @@ cdef str text(const Addr* addr):
     return packed(addr).hex(":", 2)
 
 
+@cython.final
 cdef class Engine:
     """The datapath of one VM; `engine.pyi` documents every method."""
 
@@ -116,7 +118,7 @@ cdef class Engine:
         core.resync = resync
         self._init_link(link_fd)
 
-    def _init_lists(self):
+    cdef void _init_lists(self):
         cdef Core* core = self.core
         list_init(&core.dirty)
         list_init(&core.host_queue)
@@ -129,7 +131,7 @@ cdef class Engine:
         list_init(&core.listener_grave)
         list_init(&core.listeners)
 
-    def _init_memory(self, bint use_epoll):
+    cdef int _init_memory(self, bint use_epoll) except -1:
         cdef Core* core = self.core
         cdef bytes entropy = os.urandom(32)
         cdef int error = ready_init(&core.ready, use_epoll)
@@ -151,7 +153,7 @@ cdef class Engine:
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         core.max_tcp_flows = MAX_TCP_FLOWS if limit < 0 else max(16, min(limit - FD_RESERVE, MAX_TCP_FLOWS))
 
-    def _init_link(self, int link_fd):
+    cdef int _init_link(self, int link_fd) except -1:
         cdef int error
         self.upcall_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.set_blocking(link_fd, False)
@@ -371,7 +373,7 @@ cdef class Engine:
     def counters(self):
         cdef Core* core = self._open()
         cdef int i
-        result = {NAMES[i]: core.counters[i] for i in range(COUNTERS)}
+        result = {name: core.counters[i] for i, name in enumerate(NAMES)}
         result["tcp.flows"] = core.tcp_count
         result["udp.flows"] = core.udp_count
         result["tcp.time_wait"] = core.time_wait_count

@@ -20,10 +20,11 @@ from worker.link.output cimport out_flush, out_pending
 from worker.link.stream cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, link_receive
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
-from worker.tcp_flows cimport (
-    tcp_batch_done, tcp_bury, tcp_host_event, tcp_serve_host_queue, tcp_serve_out_queue, tcp_timer,
-)
+from worker.tcp_flows cimport tcp_bury, tcp_timer
+from worker.tcp_from_guest cimport tcp_batch_done
+
 from worker.tcp_opening cimport tcp_accept
+from worker.tcp_to_guest cimport tcp_host_event, tcp_serve_host_queue, tcp_serve_out_queue
 from worker.timers cimport Timer, wheel_expired, wheel_next
 from worker.udp_flows cimport udp_bury, udp_host_event, udp_read_listener, udp_serve, udp_timer
 from worker.upcall_queue cimport UPCALL_LINK_CLOSED, upcall_text

@@ -6,7 +6,7 @@ as RST, an unreachable host as ICMP, silence as silence.
 """
 
 from libc.errno cimport EACCES, EINPROGRESS, EINTR, ENETUNREACH, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 

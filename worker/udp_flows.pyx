@@ -11,13 +11,13 @@ Errors of the network come back through the socket's error queue and go to the g
 """
 
 from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from worker.core cimport (
-    FLOW_UDP, MAX_UDP_FLOWS, SCRATCH_SIZE, TAG_UDP, FlowHead, Listener, count, count_by, token_of,
+    FLOW_UDP, MAX_UDP_FLOWS, SCRATCH_SIZE, TAG_UDP, Listener, count, count_by, token_of,
 )
 from worker.counters cimport (
     C_FLOW_BYTES_FROM_GUEST, C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_SYSCALLS_HOST_RECV, C_SYSCALLS_HOST_SEND,
@@ -32,7 +32,7 @@ from worker.icmp_errors cimport icmp_error
 from worker.link.output cimport out_commit, out_fifo_room, out_reserve
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport (
-    READY_EDGE, READY_ERR, READY_IN, READY_OUT, ready_add, ready_rearm, ready_remove,
+    READY_EDGE, READY_ERR, READY_IN, ready_add, ready_rearm, ready_remove,
 )
 from worker.socket_errors cimport HostError, errors_enable, errors_next
 from worker.timers cimport wheel_arm, wheel_disarm

@@ -6,7 +6,7 @@ buffer of the largest size and a bit for every 8 bytes. A fragment that overlaps
 RFC 5722 asks for IPv6; an honest sender has no reason to): only an exact repetition is ignored.
 """
 
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 

@@ -22,7 +22,7 @@ from worker.counters cimport (
 )
 from worker.readiness cimport READY_OUT, ready_rearm
 from worker.ring cimport pool_unpin
-from worker.wire._cursor cimport store_u16, store_u32
+from worker.wire._cursor cimport store_u32
 
 cdef extern from "<sys/socket.h>" nogil:
     cdef struct msghdr:

@@ -12,12 +12,12 @@ from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memmove
 
-from worker.core cimport MAX_FRAME, RX_READ, RX_SIZE, count, count_by
+from worker.core cimport MAX_FRAME, RX_READ, count, count_by
 from worker.counters cimport C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_SYSCALLS_LINK_RECV
 from worker.dispatch cimport frame_from_guest
 from worker.hostio cimport MSG_DONTWAIT, recv
 from worker.readiness cimport READY_IN, ready_rearm
-from worker.tcp_flows cimport tcp_batch_done
+from worker.tcp_from_guest cimport tcp_batch_done
 from worker.wire._cursor cimport load_u32
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
 

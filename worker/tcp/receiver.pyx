@@ -14,7 +14,7 @@ Left out: urgent data is plain data (RFC 6093 advises against it); ECN bits are 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport malloc
 
-from worker.ring cimport Ring, RingPool, ring_discard, ring_release, ring_reserve, ring_write_at
+from worker.ring cimport RingPool, ring_discard, ring_release, ring_reserve, ring_write_at
 from worker.tcp.congestion cimport cc_enter_recovery, cc_leave, cc_on_ack, cc_start
 from worker.tcp.rtt cimport rtt_on_ack
 from worker.tcp.scoreboard cimport lost_edge, range_insert, sack_prune, sack_update

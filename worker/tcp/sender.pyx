@@ -2,21 +2,21 @@
 """Segments to the guest (RFC 9293 sections 3.7, 3.8), retransmission (RFC 6298, RFC 6582, RFC 6675).
 
 Theory of operation. The send ring holds every byte from `snd_una` on: those in flight and those that wait.
-`tcp_next_segment` is called until it says no; it prefers SYN, then retransmissions of what counts as lost, then new data
-as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which every
+`tcp_next_segment` is called until it says no; it prefers SYN, then retransmissions of what counts as lost, then new
+data as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which every
 other segment carries along. Silly windows are avoided on both sides (RFC 9293 3.8.6.2); there is no Nagle delay, for
 the bytes come from a host socket that has had its own.
 """
 
-from libc.stdint cimport int32_t, int64_t, uint32_t
+from libc.stdint cimport int64_t, uint32_t
 
 from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    CA_OPEN, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK, LISTEN,
+    CA_OPEN, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK, 
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
-    is_synchronized, may_receive, rcv_undelivered, set_state, snd_end,
+    is_synchronized, rcv_undelivered, set_state, snd_end,
 )
 from worker.wire.seqnum cimport seq_gt, seq_lt
 from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_SYN
