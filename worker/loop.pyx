@@ -110,8 +110,8 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
 
 cdef void serve_listeners(Core* core) noexcept nogil:
     cdef Listener* listener
-    cdef int i
-    for i in range(LISTENER_QUANTUM):
+    cdef int _
+    for _ in range(LISTENER_QUANTUM):
         if core.out.blocked or list_empty(&core.listener_queue):
             return
         listener = <Listener*>list_pop(&core.listener_queue)
@@ -124,10 +124,10 @@ cdef void serve_listeners(Core* core) noexcept nogil:
 cdef void send(Core* core) noexcept nogil:
     """Fill and send batches while the link takes them."""
     cdef int result = 0
-    cdef int i
+    cdef int _
     if core.link_closed:
         return
-    for i in range(BATCHES_PER_TURN):
+    for _ in range(BATCHES_PER_TURN):
         if not core.out.blocked:
             tcp_serve_out_queue(core)
         if core.out.blocked or not out_pending(core):

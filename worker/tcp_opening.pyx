@@ -121,7 +121,7 @@ cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept
 
 cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t port) noexcept nogil:
     """The address by which the guest sees a client: its own where that can be; False: no port is free."""
-    cdef uint32_t tries
+    cdef int _
     cdef bint own = (
         addr_is_v4(client) and addr_v4(client)[0] != 127 and addr_v4(client)[0] != 0
         and not addr_in_prefix(client, &core.subnet, core.prefix_bits)
@@ -130,7 +130,7 @@ cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t por
     key.peer_port = port
     if table_find(&core.flows, key) == NULL:
         return True
-    for tries in range(16384):
+    for _ in range(16384):
         core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
         key.peer_port = core.next_port
         if table_find(&core.flows, key) == NULL:
@@ -177,8 +177,8 @@ cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:
     cdef sockaddr_in name
     cdef socklen_t length
     cdef int fd
-    cdef int i
-    for i in range(ACCEPT_QUANTUM):
+    cdef int _
+    for _ in range(ACCEPT_QUANTUM):
         memset(&name, 0, sizeof(name))
         length = sizeof(name)
         fd = accept4(listener.fd, <sockaddr*>&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)

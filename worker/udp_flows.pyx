@@ -215,7 +215,7 @@ cdef void udp_carry(
     cdef UdpFlow* flow = <UdpFlow*>table_find(&core.flows, &own)
     cdef sockaddr_in name
     cdef ssize_t n
-    cdef int tries
+    cdef int _
     if flow == NULL:
         flow = open_mapping(core, &own)
         if flow == NULL:
@@ -225,7 +225,7 @@ cdef void udp_carry(
     touch(core, flow)
     flow.sent += 1
     to_sockaddr(&name, &verdict.host, verdict.host_port)
-    for tries in range(3):
+    for _ in range(3):
         n = sendto(flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, <sockaddr*>&name, sizeof(name))
         count(core, C_SYSCALLS_HOST_SEND)
         if n >= 0:
@@ -279,8 +279,8 @@ cdef void read_errors(Core* core, UdpFlow* flow) noexcept nogil:
     cdef uint8_t quote[IPV4_HEADER_LEN + UDP_HEADER_LEN]
     cdef Addr peer
     cdef Addr source
-    cdef int i
-    for i in range(READ_QUANTUM):
+    cdef int _
+    for _ in range(READ_QUANTUM):
         if not errors_next(flow.fd, &error):
             return
         peer = seen_by_guest(core, &error.destination)
@@ -299,8 +299,8 @@ cdef bint read_mapping(Core* core, UdpFlow* flow) noexcept nogil:
     cdef Addr peer
     cdef uint16_t port
     cdef ssize_t n
-    cdef int i
-    for i in range(READ_QUANTUM):
+    cdef int _
+    for _ in range(READ_QUANTUM):
         if out_fifo_room(core) < SCRATCH_SIZE + 8192:
             return True
         length = sizeof(name)
@@ -335,7 +335,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
     """The flow of a client of a forwarded port, made when it is new."""
     cdef FlowKey key
     cdef UdpFlow* flow
-    cdef int tries
+    cdef int _
     cdef bint own = addr_is_v4(client) and addr_v4(client)[0] != 127 and not addr_in_prefix(
         client, &core.subnet, core.prefix_bits
     )
@@ -345,7 +345,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
     key.proto = FLOW_UDP
     key.peer = client[0] if own else core.gateway_ip
     key.peer_port = port
-    for tries in range(64):
+    for _ in range(64):
         flow = <UdpFlow*>table_find(&core.flows, &key)
         if flow == NULL:
             break
@@ -371,8 +371,8 @@ cdef bint udp_read_listener(Core* core, Listener* listener) noexcept nogil:
     cdef uint16_t port
     cdef UdpFlow* flow
     cdef ssize_t n
-    cdef int i
-    for i in range(READ_QUANTUM):
+    cdef int _
+    for _ in range(READ_QUANTUM):
         if out_fifo_room(core) < SCRATCH_SIZE + 8192:
             return True
         memset(&name, 0, sizeof(name))
@@ -414,8 +414,8 @@ cdef void udp_host_event(Core* core, UdpFlow* flow, uint32_t events) noexcept no
 cdef bint udp_serve(Core* core) noexcept nogil:
     """Give every readable UDP socket one turn; True: some want another."""
     cdef UdpFlow* flow
-    cdef int i
-    for i in range(SERVE_QUANTUM):
+    cdef int _
+    for _ in range(SERVE_QUANTUM):
         if core.out.blocked or list_empty(&core.udp_queue):
             break
         flow = <UdpFlow*>list_pop(&core.udp_queue)

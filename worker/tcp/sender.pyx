@@ -3,9 +3,9 @@
 
 Theory of operation. The send ring holds every byte from `snd_una` on: those in flight and those that wait.
 `tcp_next_segment` is called until it says no; it prefers SYN, then retransmissions of what counts as lost, then new
-data as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which every
-other segment carries along. Silly windows are avoided on both sides (RFC 9293 3.8.6.2); there is no Nagle delay, for
-the bytes come from a host socket that has had its own.
+data as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which
+every other segment carries along. Silly windows are avoided on both sides (RFC 9293 3.8.6.2); there is no Nagle delay,
+for the bytes come from a host socket that has had its own.
 """
 
 from libc.stdint cimport int64_t, uint32_t
