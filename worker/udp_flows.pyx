@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from worker.core cimport (
-    FLOW_UDP, MAX_UDP_FLOWS, SCRATCH_SIZE, TAG_UDP, Listener, count, count_by, token_of,
+    FLOW_UDP, SCRATCH_SIZE, TAG_UDP, Listener, count, count_by, token_of,
 )
 from worker.counters cimport (
     C_FLOW_BYTES_FROM_GUEST, C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_SYSCALLS_HOST_RECV, C_SYSCALLS_HOST_SEND,
@@ -28,7 +28,7 @@ from worker.hostio cimport (
     AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, from_sockaddr, moorage_prepare,
     recvfrom, sendto, sockaddr, sockaddr_in, socket, socklen_t, to_sockaddr,
 )
-from worker.icmp_errors cimport icmp_error
+from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.link.output cimport out_commit, out_fifo_room, out_reserve
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport (
@@ -157,7 +157,7 @@ cdef void udp_bury(Core* core) noexcept nogil:
 
 cdef UdpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
     cdef UdpFlow* flow
-    if core.udp_count >= MAX_UDP_FLOWS:
+    if core.udp_count >= core.max_udp_flows:
         count(core, C_UDP_EVICTED)
         destroy(core, <UdpFlow*>core.udp_lru.next.owner)
     flow = <UdpFlow*>calloc(1, sizeof(UdpFlow))
@@ -215,6 +215,8 @@ cdef void udp_carry(
     cdef UdpFlow* flow = <UdpFlow*>table_find(&core.flows, &own)
     cdef sockaddr_in name
     cdef ssize_t n
+    cdef int error = 0
+    cdef int code
     cdef int _
     if flow == NULL:
         flow = open_mapping(core, &own)
@@ -232,9 +234,10 @@ cdef void udp_carry(
             flow.from_guest += n
             count_by(core, C_FLOW_BYTES_FROM_GUEST, n)
             return
-        if errno == EAGAIN:
+        error = errno
+        if error == EAGAIN:
             break
-        if errno == EMSGSIZE:
+        if error == EMSGSIZE:
             icmp_error(
                 core, &ip.dst, ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, FALLBACK_MTU, ip.header, ip.header_len + 8
             )
@@ -244,6 +247,11 @@ cdef void udp_carry(
         if flow.dead:
             return
     count(core, C_UDP_SEND_ERRORS)
+    code = unreachable_code(error)
+    if code >= 0:
+        icmp_error(
+            core, &core.gateway_ip, ICMP_UNREACHABLE, <uint8_t>code, 0, ip.header, ip.header_len + UDP_HEADER_LEN
+        )
 
 
 cdef void udp_to_client(Core* core, UdpFlow* flow, const UdpView* u) noexcept nogil:
@@ -351,7 +359,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
             break
         if flow.listener == listener and flow.client_port == port and addr_eq(&flow.client, client):
             return flow
-        core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
+        core.next_port = core.next_port + 1 if FIRST_EPHEMERAL <= core.next_port < 65535 else FIRST_EPHEMERAL
         key.peer_port = core.next_port
     flow = new_flow(core, &key)
     if flow != NULL:
