@@ -100,6 +100,7 @@ cdef struct TcpFlow:
     Node dirty
     Node host_queue
     Node out_queue
+    Node ack_queue
     Node grave
     uint64_t from_guest
     uint64_t to_guest
@@ -180,6 +181,7 @@ cdef struct LinkOut:
     size_t fifo_taken
     size_t fifo_end
     bint blocked
+    int64_t blocked_at
 
 
 cdef struct Datagram:
@@ -243,6 +245,7 @@ cdef struct Core:
     Node udp_queue
     Node listener_queue
     Node out_queue
+    Node ack_queue  # TCP flows with a delayed acknowledgment, the oldest first
     Node udp_lru
     Node tcp_grave
     Node udp_grave

@@ -6,7 +6,7 @@ as RST, an unreachable host as ICMP, silence as silence.
 """
 
 from libc.errno cimport EACCES, EINPROGRESS, EINTR, ENETUNREACH, errno
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
@@ -168,7 +168,7 @@ cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* na
     if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
         destroy(core, flow, True)
         return
-    tcp_connect(&flow.tcb, core.now)
+    tcp_connect(&flow.tcb)
     want_output(core, flow)
 
 
