@@ -23,7 +23,7 @@ def test_a_second_guest_gets_its_own_worker_and_lease(service: Service, attach: 
     assert [vm["ip"] for vm in vms] == [one.lease.ip, other.lease.ip]
 
 
-def test_guests_come_by_unix_socket_and_by_tcp(service: Service, attach: Attach) -> None:
+def test_a_vm_says_where_it_came_in_and_who_it_is(service: Service, attach: Attach) -> None:
     guest = attach(service)
     guest.configure()
     vm = service.vm(guest.mac)
