@@ -186,7 +186,7 @@ cdef inline uint32_t send_room(const Tcb* t) noexcept nogil:
 
 
 cdef inline int64_t next_deadline(const Tcb* t) noexcept nogil:
-    """When `tcp_on_timer` must be called, at the latest; 0: never. A delayed acknowledgment (`ack_at`) comes earlier."""
+    """When `tcp_on_timer` must be called at the latest; 0: never. `ack_at` is not in it: it comes much earlier."""
     cdef int64_t at = t.rexmit_at
     if t.persist_at != 0 and (at == 0 or t.persist_at < at):
         at = t.persist_at
