@@ -14,14 +14,13 @@ from worker.core cimport (
     FLOW_TCP, TAG_LINK, TAG_LISTENER, TAG_PYTHON, TAG_TCP, Listener, TcpFlow, UdpFlow, count,
 )
 from worker.counters cimport C_SYSCALLS_WAIT
-from worker.dispatch cimport frame_from_guest
+from worker.dispatch cimport batch_done, frame_from_guest
 from worker.ip.reassembly cimport reassembly_expire
 from worker.link.output cimport out_flush, out_pending
 from worker.link.stream cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, link_receive
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
 from worker.tcp_flows cimport tcp_bury, tcp_send_delayed_acks, tcp_timer
-from worker.tcp_from_guest cimport tcp_batch_done
 
 from worker.tcp_opening cimport tcp_accept
 from worker.tcp_to_guest cimport tcp_host_event, tcp_serve_host_queue, tcp_serve_out_queue
@@ -201,7 +200,7 @@ cdef int timeout_ms(Core* core, int64_t deadline) noexcept nogil:
 cdef void handle_injected(Core* core, const unsigned char* frame, size_t length) noexcept nogil:
     """Handle a frame that Python hands back, memory and all."""
     frame_from_guest(core, frame, length)
-    tcp_batch_done(core)
+    batch_done(core)
 
 
 cdef void wait_for_link(Core* core) noexcept nogil:
