@@ -88,6 +88,7 @@ cdef struct TcpFlow:
     bint connecting
     bint host_readable
     bint host_writable
+    bint watches_out  # registered to be told when the socket takes more; most never need it
     bint host_rdhup
     bint host_eof
     bint host_shut  # our side is shut down: the guest's FIN was passed on
