@@ -6,7 +6,7 @@ as RST, an unreachable host as ICMP, silence as silence.
 """
 
 from libc.errno cimport EACCES, ECONNABORTED, EINPROGRESS, EINTR, ENETUNREACH, errno
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
@@ -56,7 +56,10 @@ cdef void dial(Core* core, TcpFlow* flow, const Verdict* verdict) noexcept nogil
             return
     flow.connecting = error != 0
     count(core, C_SYSCALLS_CONTROL)
-    error = ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE)
+    flow.watches_out = flow.connecting
+    error = ready_add(
+        &core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE | (READY_OUT if flow.connecting else 0)
+    )
     if error:
         connect_failed(core, flow, error)
     elif not flow.connecting:
@@ -81,7 +84,7 @@ cdef void open_local(Core* core, TcpFlow* flow) noexcept nogil:
     entry.sport = flow.head.key.guest_port
     entry.dst = flow.head.key.peer
     entry.dport = flow.head.key.peer_port
-    if ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
+    if ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):
         connect_failed(core, flow, EACCES)
         return
     host_is_up(core, flow)
@@ -165,10 +168,10 @@ cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* na
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     count(core, C_TCP_OPENED_BY_HOST)
     count(core, C_SYSCALLS_CONTROL)
-    if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
+    if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):
         destroy(core, flow, True)
         return
-    tcp_connect(&flow.tcb, core.now)
+    tcp_connect(&flow.tcb)
     want_output(core, flow)
 
 

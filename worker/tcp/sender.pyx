@@ -14,7 +14,7 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    CA_OPEN, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK, 
+    CA_OPEN, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
     is_synchronized, rcv_undelivered, set_state, snd_end,
 )
@@ -45,6 +45,8 @@ cdef void finish(Tcb* t, OutSegment* out, int64_t now) noexcept nogil:
     out.window = advertise(t)
     t.last_ack_sent = t.rcv_nxt
     t.ack_now = False
+    t.ack_waits = False
+    t.ack_at = 0
     if t.rexmit_at == 0 and in_flight(t):
         t.rexmit_at = now + t.rto
 
@@ -142,6 +144,8 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     out.flags = TCP_ACK
     out.offset = t.snd_nxt - t.snd_una
     out.length = n
+    if n and t.last_ack_sent != t.rcv_nxt:
+        t.conversing = True
     t.snd_nxt += n
     t.persist_at = 0
     rtt_start(t, out.seq, now)
@@ -196,6 +200,9 @@ cdef int tcp_on_timer(Tcb* t, int64_t now) noexcept nogil:
             t.send_syn = True
         else:
             cc_enter_loss(t)
+    if t.ack_at != 0 and now >= t.ack_at:
+        t.ack_at = 0
+        t.ack_now = True
     if t.persist_at != 0 and now >= t.persist_at:
         if t.keepalives >= MAX_RETRANSMITS:
             return EV_TIMEOUT
