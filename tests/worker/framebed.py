@@ -1,8 +1,8 @@
 """A real engine between a guest made of frames and real sockets of the host.
 
-The test holds the guest's end of the link and speaks Ethernet over it. Every frame that comes from the engine is checked
-on arrival: length prefix, MACs, IPv4 header and checksums. Nothing here sleeps: `run_until` drives the engine until a
-condition holds, `settle` until everything sent so far has been handled.
+The test holds the guest's end of the link and speaks Ethernet over it. Every frame that comes from the engine is
+checked on arrival: length prefix, MACs, IPv4 header and checksums. Nothing here sleeps: `run_until` drives the engine
+until a condition holds, `settle` until everything sent so far has been handled.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
-from itertools import count
+from itertools import count, pairwise
 from typing import Any, TypeVar
 
 import dpkt
@@ -70,13 +70,11 @@ def fragments(frame: bytes, *cuts: int, ident: int = 77) -> list[bytes]:
     edges = [0, *cuts, len(payload)]
     return [
         fragment(payload[start:end], start, end != len(payload), proto=frame[23], ident=ident)
-        for start, end in zip(edges, edges[1:], strict=False)
+        for start, end in pairwise(edges)
     ]
 
 
-def fragment(
-    piece: bytes, offset: int, more: bool, *, proto: int = UDP, ident: int = 77
-) -> bytes:
+def fragment(piece: bytes, offset: int, more: bool, *, proto: int = UDP, ident: int = 77) -> bytes:
     header = bytearray(bytes(dpkt.ip.IP(src=v4(GUEST_IP), dst=v4(REMOTE_IP), p=proto, ttl=64, id=ident)))
     header[2:4] = (20 + len(piece)).to_bytes(2, "big")
     header[6:8] = ((offset >> 3) | (0x2000 if more else 0)).to_bytes(2, "big")
@@ -190,7 +188,7 @@ class Bed:
             at += prefix + length
         self._received = self._received[at:]
 
-    def run_until(self, condition: Callable[[], T]) -> T:
+    def run_until(self, condition: Callable[[], T | None]) -> T:
         """Drive the engine until the condition is true; what it returned."""
         deadline = time.monotonic() + DEADLINE
         while not (result := condition()):
@@ -264,10 +262,14 @@ class Bed:
     def receive(self, sock: socket.socket, size: int) -> bytes:
         """Exactly `size` bytes from a host's stream socket."""
         data = bytearray()
-        while len(data) < size:
-            piece = self.run_until(lambda: attempt(lambda: (sock.recv(size - len(data)),)))[0]
-            assert piece, f"the host saw the end of the stream after {len(data)} of {size} bytes"
-            data += piece
+
+        def complete() -> bool:
+            piece = attempt(lambda: sock.recv(size - len(data)))
+            assert piece != b"", f"the host saw the end of the stream after {len(data)} of {size} bytes"
+            data.extend(piece or b"")
+            return len(data) == size
+
+        self.run_until(complete)
         return bytes(data)
 
     def receive_from(self, sock: socket.socket) -> tuple[bytes, tuple[str, int]]:

@@ -17,7 +17,9 @@ ISN = 1000
 class GuestTcp:
     """A connection between a port of the guest and a destination as the guest knows it."""
 
-    def __init__(self, bed: Bed, dst: str = REMOTE_IP, dport: int = 80, sport: int = 40000, window: int = 65535) -> None:
+    def __init__(
+        self, bed: Bed, dst: str = REMOTE_IP, dport: int = 80, sport: int = 40000, window: int = 65535
+    ) -> None:
         self.bed, self.dst, self.dport, self.sport = bed, dst, dport, sport
         self.window = window
         """What the guest announces, in units of 2**WSCALE bytes."""
@@ -30,7 +32,9 @@ class GuestTcp:
         """The engine's window ends here."""
         self._scale = 0
 
-    def segment(self, flags: int, payload: bytes = b"", *, seq: int | None = None, opts: bytes = b"", **ip: Any) -> bytes:
+    def segment(
+        self, flags: int, payload: bytes = b"", *, seq: int | None = None, opts: bytes = b"", **ip: Any
+    ) -> bytes:
         """A frame of this connection."""
         segment = dpkt.tcp.TCP(
             sport=self.sport, dport=self.dport, seq=(self.next if seq is None else seq) & 0xFFFFFFFF,

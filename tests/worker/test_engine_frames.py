@@ -1,4 +1,4 @@
-"""Frames that are wrong: cut short, mislabelled, of kinds the engine does not speak. Each is counted, none does harm."""
+"""Frames that are wrong: cut short, mislabelled, of unknown kinds. Each is counted, none does harm."""
 
 import dpkt
 import pytest
@@ -87,7 +87,9 @@ def test_a_tcp_header_length_that_does_not_fit_is_malformed(one_bed: Bed, offset
     assert one_bed.counter("tcp.malformed") == (offset != 5)
 
 
-@pytest.mark.parametrize("options", ["02", "0200", "0201", "02ff", "0800", "05", "0502", "0501", "03", "ff" * 20, "01" * 40])
+@pytest.mark.parametrize(
+    "options", ["02", "0200", "0201", "02ff", "0800", "05", "0502", "0501", "03", "ff" * 20, "01" * 40]
+)
 def test_options_that_run_over_their_end_do_no_harm(one_bed: Bed, options: str) -> None:
     server = one_bed.tcp_server()
     one_bed.allow(TCP, server.getsockname()[1])

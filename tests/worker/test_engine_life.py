@@ -3,6 +3,8 @@
 import gc
 import selectors
 import socket
+from functools import partial
+from typing import Any
 
 import psutil
 import pytest
@@ -14,8 +16,8 @@ from worker.engine import Engine
 from worker.upcalls import Action
 
 
-def make(link_fd: int, framing: str = "stream32", mtu: int = 1500, mac: bytes = GATEWAY_MAC, **more: str) -> Engine:
-    return Engine(link_fd, framing, mtu, mac, wide("192.168.127.1"), wide("192.168.127.0"), 120, **more)  # type: ignore[arg-type]
+def make(link_fd: int, framing: str = "stream32", mtu: int = 1500, mac: bytes = GATEWAY_MAC, **more: Any) -> Engine:
+    return Engine(link_fd, framing, mtu, mac, wide("192.168.127.1"), wide("192.168.127.0"), 120, **more)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ def make(link_fd: int, framing: str = "stream32", mtu: int = 1500, mac: bytes = 
         {"mac": b"short"},
     ],
 )
-def test_an_engine_that_cannot_be_made_takes_nothing(wrong: dict[str, str]) -> None:
+def test_an_engine_that_cannot_be_made_takes_nothing(wrong: dict[str, Any]) -> None:
     ours, theirs = socket.socketpair()
     gc.collect()
     before = open_descriptors()
@@ -111,7 +113,7 @@ def test_flows_that_end_leave_no_memory_in_the_engine(one_bed: Bed) -> None:
         host.send(bytes(2000))
         assert guest.read(2000)
         guest.say(TH_ACK | TH_FIN)
-        one_bed.run_until(lambda host=host: one_bed.at_end(host))
+        one_bed.run_until(partial(one_bed.at_end, host))
         host.close()
         guest.hear_fin()
     one_bed.run_until(lambda: one_bed.counter("tcp.flows") == 0)

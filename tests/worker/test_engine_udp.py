@@ -1,6 +1,5 @@
 """UDP through the engine: mappings, errors, limits, fragments."""
 
-import errno
 import random
 import socket
 
@@ -74,7 +73,8 @@ def test_anybody_may_answer_a_mapping(bed: Bed) -> None:
 def test_a_mapping_that_asked_one_question_ends_with_its_answer(bed: Bed, port: int) -> None:
     server = served(bed, dport=port)
     bed.send(udp(b"one?", port), udp(b"two?", port))
-    guest = [bed.receive_from(server)[1] for _ in range(2)][0]
+    _, guest = bed.receive_from(server)
+    bed.receive_from(server)
     server.sendto(b"one!", guest)
     bed.expect_udp()
     assert bed.counter("udp.flows") == 1
@@ -161,15 +161,8 @@ def test_a_slow_guest_keeps_datagrams_in_the_hosts_socket(one_bed: Bed) -> None:
     bed.send(udp(b"", 80))
     _, guest = bed.receive_from(server)
     bed.reading = False
-    for _ in range(400):
+    for _ in range(3_000):  # more than the link and the queue before it hold
         server.sendto(bytes(1400), guest)
-        bed.turn()
-    for _ in range(2000):
-        try:
-            server.sendto(bytes(1400), guest)
-        except OSError as error:  # the kernel's queue is full: the engine no longer reads
-            assert error.errno in (errno.EAGAIN, errno.ENOBUFS)
-            break
         bed.turn()
     assert bed.counter("link.blocked")
     assert bed.counter("link.tx_dropped") == 0
