@@ -16,8 +16,9 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
 from worker.core cimport (
-    FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, MAX_UDP_FLOWS, RX_SIZE, SCRATCH_SIZE,
-    TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
+    FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, MAX_UDP_FLOWS, RX_SIZE,
+    SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry,
+    Verdict, token_of,
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
