@@ -193,7 +193,7 @@ class Bed:
         deadline = time.monotonic() + DEADLINE
         while not (result := condition()):
             assert time.monotonic() < deadline, f"waited in vain; counters: {self.changed()}"
-            self.turn(0.01)
+            self.turn(0.001)
         return result
 
     def settle(self) -> None:
