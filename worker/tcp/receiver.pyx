@@ -206,8 +206,9 @@ cdef void close_gaps(Tcb* t) noexcept nogil:
 
 
 cdef void acknowledge_later(Tcb* t, int64_t now) noexcept nogil:
+    """An answer of the host may carry the acknowledgment; the second segment without one is acknowledged at once
+    (RFC 9293 3.8.6.3)."""
     t.ack_waits = True
-    t.conversing = False
     t.ack_at = now + DELAYED_ACK
 
 
@@ -216,9 +217,7 @@ cdef int take_data(
 ) noexcept nogil:
     """RFC 9293 3.10.7.4, seventh check; the segment has been cut to the window."""
     cdef int index
-    t.asked = True
-    if t.conversing and not t.ack_waits and length < t.rcv_mss and seq == t.rcv_nxt and t.ooo_count == 0:
-        # the answer will carry the acknowledgment (RFC 9293 3.8.6.3); every second segment is acknowledged at once
+    if seq == t.rcv_nxt and t.ooo_count == 0 and not t.ack_now and not t.ack_waits:
         acknowledge_later(t, now)
     else:
         t.ack_now = True
