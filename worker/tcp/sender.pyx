@@ -18,12 +18,16 @@ from worker.tcp.tcb cimport (
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
     is_synchronized, rcv_undelivered, set_state, snd_end,
 )
-from worker.wire.seqnum cimport seq_gt, seq_lt
+from worker.wire.seqnum cimport seq_gt, seq_lt, seq_max
 from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_SYN
 
 
 cdef uint32_t advertise(Tcb* t) noexcept nogil:
-    """The window field; the right edge never moves back (RFC 9293 3.8.6)."""
+    """The window field; the right edge never moves back (RFC 9293 3.8.6), except that the field is rounded down.
+
+    Rounded up, small segments would creep past the cap for ever. What was promised before is still taken: `rcv_adv` is
+    the furthest edge ever told (RFC 7323 2.4).
+    """
     cdef uint32_t held = rcv_undelivered(t)
     cdef uint32_t room = t.rcv_cap - held if t.rcv_cap > held else 0
     cdef uint32_t edge = t.rcv_nxt + room
@@ -32,10 +36,10 @@ cdef uint32_t advertise(Tcb* t) noexcept nogil:
     if seq_lt(edge, t.rcv_adv + step):
         # not worth telling (RFC 9293 3.8.6.2.2), or it would take back what was promised
         edge = t.rcv_adv if seq_gt(t.rcv_adv, t.rcv_nxt) else t.rcv_nxt
-    field = (edge - t.rcv_nxt + (1 << t.rcv_wscale) - 1) >> t.rcv_wscale
+    field = (edge - t.rcv_nxt) >> t.rcv_wscale
     if field > 65535:
         field = 65535
-    t.rcv_adv = t.rcv_nxt + (field << t.rcv_wscale)
+    t.rcv_adv = seq_max(t.rcv_adv, t.rcv_nxt + (field << t.rcv_wscale))
     return field
 
 
