@@ -295,7 +295,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
             length -= excess
         seq = t.rcv_nxt
     if seq_gt(seq, t.rcv_adv):
-        t.ack_now = True
+        if not s.flags & TCP_RST:  # RFC 5961 3.2: silence
+            t.ack_now = True
         return EV_DROPPED
     if length > t.rcv_adv - seq:
         length = t.rcv_adv - seq
