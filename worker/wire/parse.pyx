@@ -41,13 +41,13 @@ cdef class Block:
     def __dealloc__(self):
         free(self.data)
 
-    cdef Cursor cursor(self):
+    cdef Cursor start(self):
         return cursor(self.data, self.size)
 
 
 def read_ethernet(data):
     cdef Block block = Block(data)
-    cdef Cursor c = block.cursor()
+    cdef Cursor c = block.start()
     cdef EthernetView view
     if not parse_ethernet(&c, &view):
         return None
@@ -56,7 +56,7 @@ def read_ethernet(data):
 
 def read_ipv4(data):
     cdef Block block = Block(data)
-    cdef Cursor c = block.cursor()
+    cdef Cursor c = block.start()
     cdef Ipv4View view
     cdef int error = parse_ipv4(&c, &view)
     if error != IPV4_OK:
@@ -69,7 +69,7 @@ def read_ipv4(data):
 
 def read_udp(data):
     cdef Block block = Block(data)
-    cdef Cursor c = block.cursor()
+    cdef Cursor c = block.start()
     cdef UdpView view
     if not parse_udp(&c, &view):
         return None
@@ -78,7 +78,7 @@ def read_udp(data):
 
 def read_tcp(data):
     cdef Block block = Block(data)
-    cdef Cursor c = block.cursor()
+    cdef Cursor c = block.start()
     cdef TcpView view
     cdef int i
     view.ts_val = view.ts_ecr = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from worker.tcp.connection import Connection, Event
+from worker.tcp.connection import Connection, Event, State
 from worker.wire.headers import Flag, TcpSegment
 
 MS = 1000
@@ -107,6 +107,10 @@ class Guest:
     def hears_data(self) -> list[tuple[int, int]]:
         """The ranges of the stream that the connection sends now."""
         return [(s.seq, s.seq + len(s.payload)) for s in self.hears() if s.payload or FIN in s.flags]
+
+    def state(self) -> State:
+        """The connection's; a call, because it changes between two looks."""
+        return self.connection.state
 
     def waits(self, microseconds: int) -> None:
         self.now += microseconds
