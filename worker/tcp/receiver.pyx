@@ -254,6 +254,11 @@ cdef int take_fin(Tcb* t, int64_t now) noexcept nogil:
     return EV_FIN
 
 
+cdef bint is_newer(const Tcb* t, const TcpView* s) noexcept nogil:
+    """Whether a SYN in TIME-WAIT can be no duplicate of the old connection's (RFC 9293 3.6.1, RFC 6191 2)."""
+    return seq_gt(s.seq, t.rcv_nxt) or (t.ts_ok and s.has_ts and seq_gt(s.ts_val, t.ts_recent))
+
+
 cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Delivery* out) noexcept nogil:
     """Take in a segment whose checksum is right; `Event` bits."""
     cdef uint32_t seq = s.seq
@@ -270,8 +275,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
     if s.flags & TCP_SYN:
         if t.state == SYN_RECEIVED and seq == t.irs:
             t.send_syn = True
-        elif t.state == TIME_WAIT and seq_gt(seq, t.rcv_nxt) and not (s.flags & (TCP_ACK | TCP_RST)):
-            return EV_REOPEN  # RFC 9293 3.6.1
+        elif t.state == TIME_WAIT and is_newer(t, s) and not (s.flags & (TCP_ACK | TCP_RST)):
+            return EV_REOPEN
         else:
             t.ack_now = True  # challenge ACK, RFC 5961 4.2
         return 0
@@ -288,6 +293,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
             return 0
         t.ack_now = True
         if excess > length:
+            if fin and t.state == TIME_WAIT:
+                t.idle_at = now + TIME_WAIT_PERIOD
             length = 0
             fin = False
         else:
