@@ -159,7 +159,7 @@ cdef void duplicate_ack(Tcb* t, bint news) noexcept nogil:
         t.cwnd += t.mss
 
 
-cdef int take_ack(Tcb* t, const TcpView* s, uint32_t seq, uint32_t length, int64_t now, RingPool* pool) noexcept nogil:
+cdef int take_ack(Tcb* t, const TcpView* s, uint32_t length, int64_t now, RingPool* pool) noexcept nogil:
     """RFC 9293 3.10.7.4, fifth check; -1: drop the segment."""
     cdef uint32_t window = s.window << t.snd_wscale
     cdef int events = 0
@@ -177,12 +177,12 @@ cdef int take_ack(Tcb* t, const TcpView* s, uint32_t seq, uint32_t length, int64
     elif in_flight(t) and length == 0 and not (s.flags & TCP_FIN) and (window == t.snd_wnd or news):
         duplicate_ack(t, news)
         events = EV_ACKED
-    if seq_lt(t.snd_wl1, seq) or (t.snd_wl1 == seq and seq_le(t.snd_wl2, s.ack)):
+    if seq_lt(t.snd_wl1, s.seq) or (t.snd_wl1 == s.seq and seq_le(t.snd_wl2, s.ack)):
         if window > t.snd_wnd:
             events |= EV_ACKED
             t.persist_at = 0
         t.snd_wnd = window
-        t.snd_wl1 = seq
+        t.snd_wl1 = s.seq
         t.snd_wl2 = s.ack
         if window > t.snd_wnd_max:
             t.snd_wnd_max = window
@@ -326,9 +326,9 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
         rtt_on_ack(t, s.ack, now)
         set_state(t, ESTABLISHED)
         events |= EV_ESTABLISHED
-        t.snd_wl1 = seq - 1
+        t.snd_wl1 = s.seq - 1
     tcp_touch(t, now)
-    acked = take_ack(t, s, seq, length, now, pool)
+    acked = take_ack(t, s, length, now, pool)
     if acked < 0:
         return events
     events |= acked
