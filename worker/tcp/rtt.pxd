@@ -14,30 +14,24 @@ cdef inline void rtt_start(Tcb* t, uint32_t seq, int64_t now) noexcept nogil:
         t.rtt_start = now
 
 
-cdef inline void rtt_set_rto(Tcb* t) noexcept nogil:
-    cdef uint32_t rto
-    if t.srtt == 0:
-        return
-    rto = <uint32_t>(t.srtt + 4 * t.rttvar)
-    t.rto = RTO_MIN if rto < RTO_MIN else (RTO_MAX if rto > RTO_MAX else rto)
-
-
 cdef inline void rtt_on_ack(Tcb* t, uint32_t ack, int64_t now) noexcept nogil:
-    """RFC 6298 2.2 and 2.3."""
+    """RFC 6298 2.2 and 2.3; without a measurement a timeout that was backed off stays so (section 5)."""
+    cdef int64_t elapsed = now - t.rtt_start
     cdef int32_t sample
     cdef int32_t delta
-    if t.rtt_timing and seq_gt(ack, t.rtt_seq):
-        t.rtt_timing = False
-        sample = <int32_t>(now - t.rtt_start)
-        if sample < 1:
-            sample = 1
-        if t.srtt == 0:
-            t.srtt = sample
-            t.rttvar = sample >> 1
-        else:
-            delta = sample - t.srtt
-            t.srtt += delta >> 3
-            if t.srtt < 1:
-                t.srtt = 1
-            t.rttvar += ((delta if delta >= 0 else -delta) - t.rttvar) >> 2
-    rtt_set_rto(t)
+    cdef uint32_t rto
+    if not t.rtt_timing or not seq_gt(ack, t.rtt_seq):
+        return
+    t.rtt_timing = False
+    sample = <int32_t>(1 if elapsed < 1 else (elapsed if elapsed < RTO_MAX else RTO_MAX))
+    if t.srtt == 0:
+        t.srtt = sample
+        t.rttvar = sample >> 1
+    else:
+        delta = sample - t.srtt
+        t.srtt += delta >> 3
+        if t.srtt < 1:
+            t.srtt = 1
+        t.rttvar += ((delta if delta >= 0 else -delta) - t.rttvar) >> 2
+    rto = <uint32_t>(t.srtt + 4 * t.rttvar)
+    t.rto = RTO_MIN if rto < RTO_MIN else (RTO_MAX if rto > RTO_MAX else rto)
