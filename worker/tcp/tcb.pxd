@@ -157,14 +157,9 @@ cdef inline bint may_receive(const Tcb* t) noexcept nogil:
     return t.state == ESTABLISHED or t.state == FIN_WAIT_1 or t.state == FIN_WAIT_2
 
 
-cdef inline uint32_t ring_start_seq(const Tcb* t) noexcept nogil:
-    """The sequence number of the first byte of the send ring (a SYN in flight occupies one before it)."""
-    return t.snd_una if t.snd_una != t.iss else t.iss + 1
-
-
 cdef inline uint32_t snd_end(const Tcb* t) noexcept nogil:
-    """One past the last byte that waits in the send ring."""
-    return ring_start_seq(t) + t.snd.used
+    """One past the last byte that waits in the send ring; the SYN has been acknowledged."""
+    return t.snd_una + t.snd.used
 
 
 cdef inline uint32_t in_flight(const Tcb* t) noexcept nogil:
