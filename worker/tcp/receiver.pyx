@@ -184,7 +184,7 @@ cdef int take_ack(Tcb* t, const TcpView* s, uint32_t length, int64_t now, RingPo
         t.snd_wnd = window
         t.snd_wl1 = s.seq
         t.snd_wl2 = s.ack
-        if window == 0:
+        if window == 0 and in_flight(t):
             t.backoff = 0  # a guest that says so is not gone, whatever is in flight (RFC 9293 3.8.6)
         if window > t.snd_wnd_max:
             t.snd_wnd_max = window

@@ -113,6 +113,12 @@ cdef void send_fin(Tcb* t, OutSegment* out) noexcept nogil:
         t.idle_at = 0
 
 
+cdef int64_t persist_interval(const Tcb* t) noexcept nogil:
+    """Until the next look at a window that holds everything up (RFC 9293 3.8.6.1)."""
+    cdef int64_t interval = <int64_t>t.rto << t.backoff
+    return interval if interval < RTO_MAX else RTO_MAX
+
+
 cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     """New data or FIN, as far as both windows let it."""
     cdef uint32_t waiting
@@ -135,11 +141,12 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
         elif t.cwnd - piped < room:
             room = t.cwnd - piped
         if room < n:
-            if room < (t.snd_wnd_max >> 1) or room == 0:
+            if room == 0 or (room < (t.snd_wnd_max >> 1) and not t.probe):
                 if flight == 0 and t.persist_at == 0:
-                    t.persist_at = now + t.rto
+                    t.persist_at = now + persist_interval(t)
                 return False
             n = room
+            t.probe = False  # the timer overrides the avoidance of silly windows (RFC 9293 3.8.6.2.1)
     elif not t.fin_queued:
         return False
     out.seq = t.snd_nxt
@@ -148,6 +155,8 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     out.length = n
     t.snd_nxt += n
     t.persist_at = 0
+    if flight == 0:
+        t.backoff = 0  # it counted probes
     rtt_start(t, out.seq, now)
     if n == waiting:
         if n:
@@ -204,8 +213,9 @@ cdef int tcp_on_timer(Tcb* t, int64_t now) noexcept nogil:
         if t.keepalives >= MAX_RETRANSMITS:
             return EV_TIMEOUT
         t.keepalives += 1
-        t.rto = t.rto * 2 if t.rto < RTO_MAX / 2 else RTO_MAX
-        t.persist_at = now + t.rto
+        if t.backoff < MAX_RETRANSMITS:
+            t.backoff += 1
+        t.persist_at = now + persist_interval(t)
         t.probe = True
     if t.idle_at != 0 and now >= t.idle_at:
         if t.state == TIME_WAIT:
