@@ -174,7 +174,9 @@ cdef int take_ack(Tcb* t, const TcpView* s, uint32_t length, int64_t now, RingPo
     if s.ack != t.snd_una:
         new_ack(t, s, now, pool)
         events = EV_ACKED
-    elif in_flight(t) and length == 0 and not (s.flags & TCP_FIN) and (window == t.snd_wnd or news):
+    elif news or (
+        not t.sack_ok and in_flight(t) and length == 0 and window == t.snd_wnd and not s.flags & TCP_FIN
+    ):
         duplicate_ack(t, news)
         events = EV_ACKED
     if seq_lt(t.snd_wl1, s.seq) or (t.snd_wl1 == s.seq and seq_le(t.snd_wl2, s.ack)):
