@@ -135,6 +135,7 @@ cdef void new_ack(Tcb* t, const TcpView* s, int64_t now, RingPool* pool) noexcep
     sack_prune(t)
     if t.ca_state == CA_OPEN:
         t.dupacks = 0
+        t.recover = s.ack - 1
         cc_on_ack(t, acked)
     elif seq_ge(s.ack, t.recover):
         cc_leave(t)
@@ -149,13 +150,15 @@ cdef void new_ack(Tcb* t, const TcpView* s, int64_t now, RingPool* pool) noexcep
 
 
 cdef void duplicate_ack(Tcb* t, bint news) noexcept nogil:
-    """RFC 5681 3.2, RFC 6675 5."""
+    """RFC 5681 3.2, RFC 6675 5; duplicates that an earlier recovery left over do not count (RFC 6582 3.2 step 1)."""
     if t.dupacks < 255:
         t.dupacks += 1
     if t.ca_state == CA_OPEN:
-        if t.dupacks >= DUP_THRESHOLD or (news and seq_gt(lost_edge(t), t.snd_una)):
+        if news and seq_gt(lost_edge(t), t.snd_una):
             cc_enter_recovery(t)
-    elif t.ca_state == CA_RECOVERY and not t.sack_ok:
+        elif t.dupacks >= DUP_THRESHOLD and (news or seq_gt(t.snd_una, t.recover)):
+            cc_enter_recovery(t)
+    elif t.ca_state == CA_RECOVERY and not t.sack_ok and t.cwnd <= t.snd_wnd_max:
         t.cwnd += t.mss
 
 
