@@ -109,10 +109,13 @@ cdef uint32_t pipe(const Tcb* t) noexcept nogil:
     return outstanding - waiting if outstanding > waiting else 0
 
 
-cdef bint next_hole(const Tcb* t, uint32_t* start, uint32_t* end) noexcept nogil:
-    """The next bytes to retransmit, [start, end); False: none (RFC 6675 `NextSeg` rule 1, and the first segment)."""
+cdef bint next_hole(const Tcb* t, bint any_hole, uint32_t* start, uint32_t* end) noexcept nogil:
+    """The next bytes to retransmit, [start, end); False: none (RFC 6675 `NextSeg` rule 1, and the first segment).
+
+    `any_hole`: also bytes that do not count as lost, below others that arrived (rule 3).
+    """
     cdef uint32_t at = seq_max(t.high_rxt, t.snd_una)
-    cdef uint32_t edge = lost_edge(t)
+    cdef uint32_t edge = t.sacked[t.sacked_count - 1].start if any_hole and t.sacked_count else lost_edge(t)
     cdef int i
     if t.rexmit_first:
         at = t.snd_una

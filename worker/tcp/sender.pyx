@@ -14,7 +14,7 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    CA_OPEN, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK, 
+    CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK, 
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
     is_synchronized, rcv_undelivered, set_state, snd_end,
 )
@@ -72,14 +72,14 @@ cdef bint next_syn(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     return True
 
 
-cdef bint next_retransmission(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
-    """The next segment of what counts as lost, if the congestion window has room for it."""
+cdef bint next_retransmission(Tcb* t, bint any_hole, int64_t now, OutSegment* out) noexcept nogil:
+    """The next segment of what counts as lost, or of any hole, if the congestion window has room for it."""
     cdef uint32_t start
     cdef uint32_t end
     cdef uint32_t data_end = snd_end(t)
     if not t.rexmit_first and pipe(t) + t.mss > t.cwnd:
         return False
-    if not next_hole(t, &start, &end):
+    if not next_hole(t, any_hole, &start, &end):
         t.rexmit_first = False
         return False
     t.rexmit_first = False
@@ -177,9 +177,11 @@ cdef bint tcp_next_segment(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     if not is_synchronized(t):
         return False
     if t.state != TIME_WAIT:
-        if t.ca_state != CA_OPEN and next_retransmission(t, now, out):
+        if t.ca_state != CA_OPEN and next_retransmission(t, False, now, out):
             return True
         if (t.snd.used or t.fin_queued) and next_data(t, now, out):
+            return True
+        if t.ca_state == CA_RECOVERY and next_retransmission(t, True, now, out):
             return True
     if t.ack_now or t.probe or t.acks_due:
         out.seq = t.snd_nxt
