@@ -242,8 +242,8 @@ cdef int take_data(
         return EV_DROPPED
     ring_write_at(&t.rcv, seq - t.rcv_user, data, length)
     t.ooo_last = index
-    if not t.sack_ok and t.acks_due < DUP_THRESHOLD:
-        t.acks_due += 1
+    if t.acks_due < (1 if t.sack_ok else DUP_THRESHOLD):
+        t.acks_due += 1  # a bare one: data carries no SACK blocks, and counts as no duplicate
     return 0
 
 

@@ -78,7 +78,7 @@ cdef struct Tcb:
     bint fin_sent
     bint fin_received
     bint probe  # send a segment that the guest must answer: keepalive or zero-window probe
-    uint8_t acks_due  # duplicate ACKs owed to a guest without SACK
+    uint8_t acks_due  # bare ACKs owed for segments behind a gap: one, or without SACK one for each
     uint8_t snd_wscale
     uint8_t rcv_wscale
     uint8_t backoff

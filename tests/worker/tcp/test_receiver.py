@@ -366,3 +366,12 @@ def test_a_keepalive_of_the_guest_is_answered(isn: int) -> None:
     guest.says(b"x", seq=1000)
     assert guest.hears_one().ack == 1001
     assert guest.connection.received == body(MSS, 1)
+
+
+def test_bytes_behind_a_gap_are_reported_even_while_data_goes_the_other_way(isn: int) -> None:
+    guest = dialling(isn)
+    guest.connection.send(body(3000))
+    offers(guest, 1001, 2001)
+    *data, report = guest.hears()
+    assert [len(segment.payload) for segment in data] == [1000] * 3
+    assert (report.payload, report.sack) == (b"", ((1001, 2001),))
