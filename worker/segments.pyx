@@ -27,8 +27,7 @@ cdef void emit_segment(Core* core, TcpFlow* flow, const OutSegment* segment) noe
     cdef uint8_t* frame = out_slot(core)
     cdef uint8_t* header = frame + HEADERS_LEN
     cdef size_t header_len = TCP_HEADER_LEN + put_options(
-        t, segment, core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN, <uint32_t>(core.now // 1000) + core.ts_offset,
-        header + TCP_HEADER_LEN,
+        t, segment, core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN, core.now, header + TCP_HEADER_LEN
     )
     cdef iovec pieces[2]
     cdef int parts = 0

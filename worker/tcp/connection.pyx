@@ -170,9 +170,7 @@ cdef class Connection:
         cdef size_t length
         cdef list segments = []
         while not self.over and len(segments) < limit and tcp_next_segment(&self.tcb, now, &out):
-            length = TCP_HEADER_LEN + put_options(
-                &self.tcb, &out, self.own_mss, <uint32_t>(now // 1000), header + TCP_HEADER_LEN
-            )
+            length = TCP_HEADER_LEN + put_options(&self.tcb, &out, self.own_mss, now, header + TCP_HEADER_LEN)
             put_tcp(header, 0, 0, out.seq, out.ack, length, out.flags, out.window)
             segments.append(read_tcp(header[:length] + ring_bytes(&self.tcb.snd, out.offset, out.length)))
         return segments

@@ -96,8 +96,8 @@ cdef int receive_syn_sent(Tcb* t, const TcpView* s, int64_t now) noexcept nogil:
     take_syn(t, s, now)
     t.snd_una = s.ack
     t.rexmit_at = 0
+    rtt_on_ack(t, s, now)
     t.backoff = 0
-    rtt_on_ack(t, s.ack, now)
     set_state(t, ESTABLISHED)
     tcp_touch(t, now)
     t.ack_now = True
@@ -129,7 +129,7 @@ cdef void new_ack(Tcb* t, const TcpView* s, int64_t now, RingPool* pool) noexcep
     if t.snd.used == 0:
         ring_release(pool, &t.snd)
     t.snd_una = s.ack
-    rtt_on_ack(t, s.ack, now)
+    rtt_on_ack(t, s, now)
     t.backoff = 0
     t.rexmit_at = now + t.rto if in_flight(t) else 0
     sack_prune(t)
@@ -329,8 +329,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
             return EV_BAD_ACK
         t.snd_una = s.ack
         t.rexmit_at = 0
+        rtt_on_ack(t, s, now)
         t.backoff = 0
-        rtt_on_ack(t, s.ack, now)
         set_state(t, ESTABLISHED)
         events |= EV_ESTABLISHED
         t.snd_wl1 = s.seq - 1

@@ -116,6 +116,7 @@ cdef struct Tcb:
     int ooo_count
     int ooo_last
     # timestamps
+    uint32_t ts_offset  # of our clock, so that it does not tell the host's uptime
     uint32_t ts_recent
     int64_t ts_recent_at
     # round-trip time, us
@@ -160,6 +161,11 @@ cdef inline bint may_receive(const Tcb* t) noexcept nogil:
 cdef inline uint32_t snd_end(const Tcb* t) noexcept nogil:
     """One past the last byte that waits in the send ring; the SYN has been acknowledged."""
     return t.snd_una + t.snd.used
+
+
+cdef inline uint32_t ts_clock(const Tcb* t, int64_t now) noexcept nogil:
+    """Our timestamp, in milliseconds (RFC 7323 5.4)."""
+    return <uint32_t>(now // 1000) + t.ts_offset
 
 
 cdef inline uint32_t in_flight(const Tcb* t) noexcept nogil:

@@ -75,6 +75,7 @@ class Guest:
         window: int | None = None,
         sack: Iterable[tuple[int, int]] = (),
         timestamp: int | None = None,
+        echo: int = 0,
     ) -> Event:
         """Send one segment."""
         segment = TcpSegment(
@@ -84,7 +85,7 @@ class Guest:
             window=self.window if window is None else window,
             payload=payload,
             sack=tuple(((self.peer_isn + start) % MODULUS, (self.peer_isn + end) % MODULUS) for start, end in sack),
-            timestamp=None if timestamp is None else (timestamp, 0),
+            timestamp=None if timestamp is None else (timestamp, echo),
         )
         return self.connection.receive(segment, self.now)
 

@@ -226,6 +226,31 @@ def test_a_retransmitted_segment_is_not_timed_and_the_backoff_stays_until_one_is
     assert guest.connection.rto == 200 * MS
 
 
+def test_an_echoed_timestamp_measures_even_a_retransmitted_segment(isn: int) -> None:
+    guest = timed(isn, 50 * MS, Options(timestamps=True))
+    guest.connection.send(body(500))
+    guest.hears()
+    guest.waits_for_timer()
+    (repeat,) = guest.hears()
+    assert guest.connection.rto == 400 * MS
+    assert repeat.timestamp is not None
+    guest.waits(70 * MS)
+    guest.says(ack=501, timestamp=2, echo=repeat.timestamp[0])
+    assert 50 * MS < guest.connection.srtt < 70 * MS
+    assert guest.connection.rto == 200 * MS
+
+
+@pytest.mark.parametrize("echo", [1, 2**31, 2**32 - 1])
+def test_a_nonsensical_echo_is_not_measured(isn: int, echo: int) -> None:
+    guest = timed(isn, 50 * MS, Options(timestamps=True))
+    guest.connection.send(body(500))
+    guest.hears()
+    guest.waits_for_timer()
+    guest.hears()
+    guest.says(ack=501, timestamp=2, echo=echo)
+    assert guest.connection.srtt == 50 * MS
+
+
 def test_a_path_that_became_slower_than_the_timeout_is_measured_in_the_end(isn: int) -> None:
     guest = timed(isn, 10 * MS)
     at = 1
