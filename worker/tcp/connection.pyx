@@ -11,12 +11,13 @@ from posix.uio cimport iovec
 from worker.ring cimport RING_MAX, Ring, RingPool, pool_close, pool_init, ring_reserve, ring_slices, ring_write_at
 from worker.tcp.options cimport put_options
 from worker.tcp.receiver cimport tcp_connect, tcp_delivered, tcp_hold_syn, tcp_open, tcp_receive
+from worker.tcp.scoreboard cimport send_room
 from worker.tcp.sender cimport tcp_next_segment, tcp_on_timer
 from worker.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, EV_ACKED, EV_BAD_ACK, EV_CLOSED, EV_DATA,
     EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET, EV_RING, EV_TIMEOUT, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK,
     LISTEN, SYN_RECEIVED, SYN_SENT, TIME_WAIT, Delivery, OutSegment, Tcb, in_flight, next_deadline, rcv_undelivered,
-    send_room, set_state, tcp_init, tcp_release,
+    set_state, tcp_init, tcp_release,
 )
 from worker.wire.tcp cimport TCP_HEADER_LEN, TCP_MAX_HEADER_LEN, TCP_MAX_SACK_BLOCKS, TcpView, put_tcp
 

@@ -177,12 +177,6 @@ cdef inline uint32_t rcv_undelivered(const Tcb* t) noexcept nogil:
     return t.rcv_nxt - t.rcv_user - (1 if t.fin_received else 0)
 
 
-cdef inline uint32_t send_room(const Tcb* t) noexcept nogil:
-    """How many more bytes the guest's window and the congestion window let out, over what is already in the ring."""
-    cdef uint32_t limit = t.cwnd if t.cwnd < t.snd_wnd else t.snd_wnd
-    return limit - t.snd.used if limit > t.snd.used else 0
-
-
 cdef inline int64_t next_deadline(const Tcb* t) noexcept nogil:
     """When `tcp_on_timer` must be called; 0: never."""
     cdef int64_t at = t.rexmit_at

@@ -279,3 +279,25 @@ def test_an_acknowledgment_of_what_was_never_sent_changes_nothing(isn: int) -> N
     guest.hears()
     guest.says(ack=10_001)
     assert guest.connection.in_flight == 0
+
+
+def test_in_recovery_the_host_is_read_for_what_the_pipe_has_room_for(isn: int) -> None:
+    guest = sending(isn)
+    guest.says(sack=[segment(1, 3)])
+    guest.hears()
+    assert guest.connection.room == 0
+    guest.says(sack=[segment(1, 9)])
+    assert guest.connection.room == 4 * MSS, "half the flight, less what was sent again"
+    guest.connection.send(body(10 * MSS, 10 * MSS))
+    assert guest.hears_data() == [segment(number) for number in range(10, 14)]
+
+
+def test_a_timeout_in_recovery_does_not_raise_the_threshold_again(isn: int) -> None:
+    guest = sending(isn, segments=200)
+    for count in range(3, 60):
+        guest.says(sack=[segment(1, count)])
+        guest.hears()
+    assert guest.connection.in_flight > 20 * MSS
+    guest.waits_for_timer()
+    assert guest.connection.congestion is Congestion.LOSS
+    assert guest.connection.ssthresh == 5 * MSS
