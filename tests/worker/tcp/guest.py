@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from worker.tcp.connection import Connection, Event, State
+from worker.tcp.connection import Congestion, Connection, Event, State
 from worker.wire.headers import Flag, TcpSegment
 
 MS = 1000
@@ -35,6 +35,7 @@ class Options:
     timestamps: bool = False
 
 
+OFFERS = Options()
 PLAIN = Options(window_scale=None, sack=False)
 NO_SACK = Options(sack=False)
 
@@ -113,6 +114,10 @@ class Guest:
         """The connection's; a call, because it changes between two looks."""
         return self.connection.state
 
+    def congestion(self) -> Congestion:
+        """The connection's; a call for the same reason."""
+        return self.connection.congestion
+
     def waits(self, microseconds: int) -> None:
         self.now += microseconds
 
@@ -127,7 +132,7 @@ class Guest:
         return segment.window << (7 if self.offers.window_scale is not None and SYN not in segment.flags else 0)
 
 
-def dialling(isn: int, offers: Options = Options(), *, window: int = 262144, memory: int = 4194304) -> Guest:
+def dialling(isn: int, offers: Options = OFFERS, *, window: int = 262144, memory: int = 4194304) -> Guest:
     """A guest that has opened a connection: established, nothing sent."""
     guest = Guest(isn, offers, window=window, memory=memory)
     guest.connection.hold(guest.syn(), guest.now)
@@ -138,7 +143,7 @@ def dialling(isn: int, offers: Options = Options(), *, window: int = 262144, mem
     return guest
 
 
-def called(isn: int, offers: Options = Options(), *, window: int = 262144) -> Guest:
+def called(isn: int, offers: Options = OFFERS, *, window: int = 262144) -> Guest:
     """A guest that was dialled by the gateway: established, nothing sent."""
     guest = Guest(isn, offers, window=window)
     guest.connection.call(guest.now)

@@ -13,6 +13,7 @@ from worker.wire.headers import TcpSegment
 
 HEADERS = 54
 """Bytes of Ethernet, IPv4 and TCP headers on the wire."""
+WINDOW = 262144
 FOREVER = 3_600_000_000
 
 
@@ -61,6 +62,7 @@ class Side:
         self._data = memoryview(data)
         self._taken = 0
         self.events = Event(0)
+        self.sent = 0
 
     def feed(self) -> None:
         """Play the host socket that has more data, and closes at the end of it."""
@@ -79,16 +81,22 @@ class Network:
     """Runs two sides until both have nothing left to do."""
 
     def __init__(
-        self, channel: Channel, there: bytes, back: bytes, *, seed: int = 1, sack: bool = True, isn: int = 2**32 - 70_000
+        self,
+        channel: Channel,
+        there: bytes,
+        back: bytes,
+        *,
+        seed: int = 1,
+        sack: bool = True,
+        isn: int = 2**32 - 70_000,
     ) -> None:
         chance = random.Random(seed)
         self._sack = sack
         self._order = count()
         self._arriving: list[tuple[int, int, int, TcpSegment]] = []
         self.now = 1_000_000
-        self.sent = 0
         self.sides = [
-            Side(Connection(iss=iss, window=1 << 20), Link(channel, chance), data)
+            Side(Connection(iss=iss, window=WINDOW), Link(channel, chance), data)
             for iss, data in ((isn, there), ((isn * 5) % 2**32, back))
         ]
 
@@ -135,7 +143,7 @@ class Network:
         side = self.sides[index]
         side.feed()
         for segment in side.connection.segments(self.now):
-            self.sent += 1
+            side.sent += 1
             carried = segment if self._sack else replace(segment, sack_permitted=False)
             for at in side.link.arrivals(segment, self.now):
                 heapq.heappush(self._arriving, (at, next(self._order), 1 - index, carried))

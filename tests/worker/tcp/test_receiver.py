@@ -21,14 +21,15 @@ from tests.worker.tcp.guest import (
     dialling,
 )
 from worker.tcp.connection import Event, State
+from worker.wire.headers import Flag
 
 STAMPED = Options(timestamps=True)
 DAY = 86_400_000_000
 
 
-def offers(guest: Guest, start: int, end: int, **fields: object) -> Event:
+def offers(guest: Guest, start: int, end: int, timestamp: int | None = None) -> Event:
     """Send the bytes [start, end) of the stream."""
-    return guest.says(body(end - start, start), seq=start, **fields)  # type: ignore[arg-type]
+    return guest.says(body(end - start, start), seq=start, timestamp=timestamp)
 
 
 # --- order
@@ -270,9 +271,9 @@ def test_a_flood_of_resets_is_answered_once_a_batch(isn: int) -> None:
 
 @pytest.mark.parametrize("flags", [SYN, SYN | ACK, SYN | RST, SYN | FIN])
 @pytest.mark.parametrize("seq", [0, 1, 500, 2**31])
-def test_a_syn_on_an_open_connection_is_challenged(isn: int, flags: int, seq: int) -> None:
+def test_a_syn_on_an_open_connection_is_challenged(isn: int, flags: Flag, seq: int) -> None:
     guest = dialling(isn)
-    guest.says(seq=seq, flags=type(ACK)(flags))
+    guest.says(seq=seq, flags=flags)
     challenge = guest.hears_one()
     assert (challenge.seq, challenge.ack, challenge.flags) == (1, 1, ACK)
     assert guest.state() is State.ESTABLISHED
@@ -280,7 +281,7 @@ def test_a_syn_on_an_open_connection_is_challenged(isn: int, flags: int, seq: in
 
 def test_a_segment_without_ack_is_ignored(isn: int) -> None:
     guest = dialling(isn)
-    assert guest.says(b"data", flags=type(ACK)(0)) == Event(0)
+    assert guest.says(b"data", flags=Flag(0)) == Event(0)
     assert guest.connection.received == b""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.worker.tcp.guest import FIN, MSS, NO_SACK, Guest, Options, body, dialling
+from tests.worker.tcp.guest import FIN, MSS, NO_SACK, OFFERS, Guest, Options, body, dialling
 from worker.tcp.connection import Congestion, Event, State
 
 Ranges = list[tuple[int, int]]
@@ -15,7 +15,7 @@ def segment(number: int, count: int = 1) -> tuple[int, int]:
     return 1 + number * MSS, 1 + (number + count) * MSS
 
 
-def sending(isn: int, options: Options = Options(), segments: int = 10) -> Guest:
+def sending(isn: int, options: Options = OFFERS, segments: int = 10) -> Guest:
     """Ten segments in flight and more to send."""
     guest = dialling(isn, options)
     guest.window = 8000
@@ -35,10 +35,10 @@ def test_the_third_duplicate_acknowledgment_brings_the_segment_again(isn: int) -
         assert guest.hears() == []
     guest.says()
     assert guest.hears_data() == [segment(0)]
-    assert guest.connection.congestion is Congestion.RECOVERY
+    assert guest.congestion() is Congestion.RECOVERY
     assert (guest.connection.ssthresh, guest.connection.cwnd) == (5 * MSS, 8 * MSS)
     guest.says(ack=10_001)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
     assert guest.connection.cwnd <= 5 * MSS
 
 
@@ -63,9 +63,9 @@ def test_a_partial_acknowledgment_brings_the_next_hole(isn: int) -> None:
         guest.says(ack=ack)
         repeated += guest.hears_data()
     assert repeated == [segment(0), segment(3), segment(7), segment(9)]
-    assert guest.connection.congestion is Congestion.RECOVERY
+    assert guest.congestion() is Congestion.RECOVERY
     guest.says(ack=10_001)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
 
 
 def test_duplicates_left_over_from_a_recovery_start_no_other(isn: int) -> None:
@@ -85,7 +85,7 @@ def test_what_is_not_a_duplicate_is_not_counted_as_one(isn: int) -> None:
     for number in range(6):
         guest.says(body(10, 1 + 10 * number), seq=1 + 10 * number)
         guest.says(seq=11 + 10 * number, window=7000 - number)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
 
 
 # --- with SACK
@@ -95,7 +95,7 @@ def test_three_segments_beyond_a_hole_bring_it_again_without_three_duplicates(is
     guest = sending(isn)
     guest.says(sack=[segment(1, 3)])
     assert guest.hears_data() == [segment(0)]
-    assert guest.connection.congestion is Congestion.RECOVERY
+    assert guest.congestion() is Congestion.RECOVERY
     assert guest.connection.ssthresh == 5 * MSS
 
 
@@ -104,7 +104,7 @@ def test_reordering_by_less_than_three_segments_brings_nothing_again(isn: int) -
     guest.says(sack=[segment(4)])
     guest.says(sack=[segment(4, 2)])
     assert guest.hears() == []
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
     guest.says(sack=[segment(4, 3)])
     assert guest.hears_data()[0] == segment(0)
 
@@ -122,7 +122,7 @@ def test_every_hole_that_counts_as_lost_is_filled_and_only_once(isn: int) -> Non
         repeated += guest.hears_data()
     assert sorted(repeated) == [(1, 1001), (1001, 2001), (3001, 4001), (6001, 7001)]
     guest.says(ack=10_001)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
     assert guest.connection.memory_in_use == 0
 
 
@@ -156,10 +156,10 @@ def test_a_lost_retransmission_is_left_to_the_timeout(isn: int) -> None:
         guest.says(sack=[segment(1, 9)])
         assert guest.hears_data() == []
     guest.waits_for_timer()
-    assert guest.connection.congestion is Congestion.LOSS
+    assert guest.congestion() is Congestion.LOSS
     assert guest.hears_data() == [segment(0)]
     guest.says(ack=10_001)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
 
 
 def test_after_a_timeout_only_what_the_guest_lacks_is_sent_again(isn: int) -> None:
@@ -186,7 +186,7 @@ def test_a_guest_that_takes_back_what_it_acknowledged_gets_it_again(isn: int) ->
     ack = 1001
     while ack < 10_001:
         repeated += guest.hears_data()
-        if guest.connection.congestion is not Congestion.LOSS:
+        if guest.congestion() is not Congestion.LOSS:
             guest.waits_for_timer()
             continue
         ack = repeated[-1][1]
@@ -200,7 +200,7 @@ def test_a_report_of_duplicates_is_no_sign_of_loss(isn: int) -> None:
     guest.hears()
     for number in range(5):
         guest.says(ack=5001, sack=[segment(number)])
-    assert guest.connection.congestion is Congestion.OPEN, "D-SACK (RFC 2883) tells of what came twice"
+    assert guest.congestion() is Congestion.OPEN, "D-SACK (RFC 2883) tells of what came twice"
 
 
 def test_a_fin_in_a_hole_is_sent_again(isn: int) -> None:
@@ -256,7 +256,7 @@ def test_more_ranges_than_the_scoreboard_holds_are_forgotten(isn: int) -> None:
         guest.says(sack=[(3 + 20 * number, 13 + 20 * number)])
         guest.hears()
     guest.says(ack=10_001)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
     assert guest.connection.memory_in_use == 0
 
 
@@ -299,5 +299,5 @@ def test_a_timeout_in_recovery_does_not_raise_the_threshold_again(isn: int) -> N
         guest.hears()
     assert guest.connection.in_flight > 20 * MSS
     guest.waits_for_timer()
-    assert guest.connection.congestion is Congestion.LOSS
+    assert guest.congestion() is Congestion.LOSS
     assert guest.connection.ssthresh == 5 * MSS

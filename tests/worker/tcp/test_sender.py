@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from tests.worker.tcp.guest import (
@@ -9,6 +11,7 @@ from tests.worker.tcp.guest import (
     MS,
     MSS,
     NO_SACK,
+    OFFERS,
     PSH,
     SECOND,
     START,
@@ -23,7 +26,7 @@ from worker.tcp.connection import Congestion, Event, State
 RING_MAX = 1 << 20
 
 
-def timed(isn: int, round_trip: int, options: Options = Options()) -> Guest:
+def timed(isn: int, round_trip: int, options: Options = OFFERS) -> Guest:
     """Established, with a known round-trip time."""
     guest = Guest(isn, options)
     guest.connection.hold(guest.syn(), guest.now)
@@ -115,7 +118,7 @@ def test_a_closed_window_is_probed_ever_more_slowly_for_as_long_as_it_is_answere
         assert (probe.seq, probe.payload, probe.flags) == (10_000, b"", ACK)
         times.append(guest.now)
         guest.says(ack=10_001, window=0)
-    gaps = [later - earlier for earlier, later in zip(times, times[1:], strict=False)]
+    gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps == sorted(gaps)
     assert gaps[0] < SECOND
     assert gaps[-1] == 60 * SECOND
@@ -334,19 +337,19 @@ def test_above_the_threshold_the_window_grows_by_a_segment_each_round_trip(isn: 
     guest.connection.send(bytes(900_000))
     guest.hears()
     guest.waits_for_timer()
-    assert guest.connection.congestion is Congestion.LOSS
+    assert guest.congestion() is Congestion.LOSS
     assert (guest.connection.cwnd, guest.connection.ssthresh) == (MSS, 5 * MSS)
     at = 10_001
     guest.hears()
     guest.says(ack=at)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
     windows = []
     for _ in range(14):
         at += len(guest.hears()) * MSS
         guest.says(ack=at)
         windows.append(guest.connection.cwnd // MSS)
     late = windows[-6:]
-    assert [later - earlier for earlier, later in zip(late, late[1:], strict=False)] == [1] * 5
+    assert [later - earlier for earlier, later in pairwise(late)] == [1] * 5
 
 
 def test_after_a_timeout_everything_is_sent_again_in_slow_start(isn: int) -> None:
@@ -364,7 +367,7 @@ def test_after_a_timeout_everything_is_sent_again_in_slow_start(isn: int) -> Non
         at = more[-1][1]
     assert sent == [(start, start + 1000) for start in range(1, 10_001, 1000)]
     guest.says(ack=at)
-    assert guest.connection.congestion is Congestion.OPEN
+    assert guest.congestion() is Congestion.OPEN
     assert guest.connection.memory_in_use == 0
 
 
