@@ -11,6 +11,7 @@ from typing import Self
 from tests.guests.namespace import Namespace
 
 BACKLOG = 4096
+"""Connections that wait to be accepted; Linux allows no more unless told so."""
 
 
 class EchoServer:
@@ -44,7 +45,7 @@ class EchoServer:
                 tasks.discard(task)
                 writer.close()
 
-        server = await asyncio.start_server(take, sock=self._listener)
+        server = await asyncio.start_server(take, sock=self._listener, backlog=BACKLOG)
         await self._stop.wait()
         server.close()
         for task in set(tasks):

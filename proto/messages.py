@@ -3,7 +3,7 @@
 Who speaks to whom (``docs/architecture.md`` has the picture):
 
 - supervisor -> zygote, over a unix SEQPACKET socket with descriptors attached: `Spawn`; zygote -> supervisor:
-  `Spawned`, `Exited`.
+  `ZygoteReady`, `Spawned`, `Exited`.
 - worker -> supervisor, over ZeroMQ: `Hello`, `LeaseRequest`, `LeaseRelease`, `GuestSeen`, `LinkClosed`, `WorkerStats`.
 - supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and `AddForward` over the
   worker's SEQPACKET socket, because the listening descriptor travels with it.
@@ -108,6 +108,11 @@ class Spawn:
     """The VM's MAC where an earlier worker learned it; empty: not known yet."""
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class ZygoteReady:
+    """Everything a worker needs is loaded: from now on a worker starts in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)

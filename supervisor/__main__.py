@@ -84,4 +84,4 @@ def _raise_open_files() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="moorage serve")

@@ -18,9 +18,12 @@ from collections.abc import Mapping, Sequence
 
 from proto.errors import ChannelError, CodecError, RequestTimeout
 from proto.fdpass import FdChannel
-from proto.messages import Exited, Failure, Spawn, Spawned
+from proto.messages import Exited, Failure, Spawn, Spawned, ZygoteReady
+from supervisor.errors import StartError
 
 SPAWN_TIMEOUT = 5.0
+START_TIMEOUT = 20.0
+"""s; for the zygote to load what a worker needs, on a slow and busy machine."""
 QUICK_DEATH = 5.0
 """s; a process that lived shorter than this died of something that will happen again."""
 LONGEST_DELAY = 10.0
@@ -101,6 +104,15 @@ class Zygote:
         await self._launch()
         self._task = asyncio.get_running_loop().create_task(self._keep())
 
+    async def wait_ready(self) -> None:
+        """Wait until workers start at once, so that the first VM waits no longer than the others. Raises StartError
+        when that takes longer than `START_TIMEOUT`."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._up.wait()
+        except TimeoutError as error:
+            raise StartError(f"the worker template did not start in {START_TIMEOUT:g} s; the log says why") from error
+
     async def close(self, patience: float) -> None:
         """End the process; the workers are ended before."""
         if self._task is not None:
@@ -155,7 +167,6 @@ class Zygote:
         finally:
             theirs.close()
         self._channel = ours
-        self._up.set()
 
     async def _keep(self) -> None:
         backoff = Backoff()
@@ -189,7 +200,9 @@ class Zygote:
                 break
             for fd in fds:
                 os.close(fd)
-            if isinstance(message, Spawned):
+            if isinstance(message, ZygoteReady):
+                self._up.set()
+            elif isinstance(message, Spawned):
                 self._on_spawned(message)
             elif isinstance(message, Exited):
                 self._on_exited(message)

@@ -97,7 +97,7 @@ def _describe(vm: Vm) -> messages.Vm:
         restarts=vm.restarts,
         mac=vm.mac,
         ip=vm.ip,
-        counters=dict(vm.counters()),
+        counters={name: value for name, value in vm.counters().items() if value},
         memory=memory,
         cpu_seconds=cpu_seconds,
         open_files=open_files,

@@ -133,6 +133,7 @@ class Service:
 
         watch = asyncio.get_running_loop().create_task(resolver.watch(on_resolver_change))
         stack.callback(watch.cancel)
+        await zygote.wait_ready()
         for listener in listeners:
             listener.start(lambda attachment: vms.attach(network, attachment))
 

@@ -94,13 +94,14 @@ class Control:
             log.debug("%s dropped: the supervisor does not read", type(event).__name__)
 
     async def close(self, last_words: Any = None) -> None:
-        """Send a last event, where there is one, and disconnect."""
+        """Send the final counters and a last event, where there is one, and disconnect."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if last_words is not None and self._supervised:
             try:
                 async with asyncio.timeout(STATS_INTERVAL):
+                    await self._requester.notify(WorkerStats(self._vm_id, self._counters()))
                     await self._requester.notify(last_words)
             except TimeoutError:
                 log.warning("the supervisor did not take the last event")

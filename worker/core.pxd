@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from worker.counters cimport COUNTERS
+from worker.datagrams cimport DATAGRAM_BATCH, DatagramBatch
 from worker.lists cimport Node
 from worker.readiness cimport Readiness
 from worker.ring cimport RingPool
@@ -24,7 +25,7 @@ cdef enum:
     OUT_SLOTS = 512  # segments in one batch to the link
     OUT_SLOT_LEN = 128
     OUT_BATCH_BYTES = 1048576
-    OUT_FIFO_SIZE = 262144
+    OUT_FIFO_SIZE = 1310720  # a batch of datagrams of the largest size, fragmented
     LINK_PREFIX_MAX = 4
     MAX_SLICES = 4096
     MAX_LISTENERS = 4096
@@ -87,6 +88,7 @@ cdef struct TcpFlow:
     bint connecting
     bint host_readable
     bint host_writable
+    bint watches_out  # registered to be told when the socket takes more; most never need it
     bint host_rdhup
     bint host_eof
     bint host_shut  # our side is shut down: the guest's FIN was passed on
@@ -100,6 +102,7 @@ cdef struct TcpFlow:
     Node dirty
     Node host_queue
     Node out_queue
+    Node ack_queue
     Node grave
     uint64_t from_guest
     uint64_t to_guest
@@ -122,6 +125,7 @@ cdef struct UdpFlow:
     int64_t last_used
     uint32_t sent
     uint32_t received
+    uint32_t largest  # bytes of the largest datagram received
     uint64_t from_guest
     uint64_t to_guest
 
@@ -134,6 +138,7 @@ cdef struct Listener:
     uint16_t guest_port
     bint readable
     bint dead
+    uint32_t largest
     Node node
     Node host_queue
     Node grave
@@ -180,6 +185,7 @@ cdef struct LinkOut:
     size_t fifo_taken
     size_t fifo_end
     bint blocked
+    int64_t blocked_at
 
 
 cdef struct Datagram:
@@ -243,6 +249,7 @@ cdef struct Core:
     Node udp_queue
     Node listener_queue
     Node out_queue
+    Node ack_queue  # TCP flows with a delayed acknowledgment, the oldest first
     Node udp_lru
     Node tcp_grave
     Node udp_grave
@@ -265,6 +272,11 @@ cdef struct Core:
     int64_t icmp_window
     uint32_t icmp_sent
     uint8_t* scratch  # one datagram of the largest size, with its UDP header
+    DatagramBatch received
+    DatagramBatch sending  # the guest's, all of one flow
+    UdpFlow* sender
+    const uint8_t* sending_headers[DATAGRAM_BATCH]  # the guest's IP headers, for ICMP errors
+    uint8_t sending_header_lens[DATAGRAM_BATCH]
 
 
 cdef inline void count(Core* core, int which) noexcept nogil:

@@ -24,7 +24,7 @@ from worker.segments cimport emit_reset
 from worker.tcp_flows cimport destroy
 from worker.tcp_from_guest cimport tcp_batch_done, tcp_from_guest
 from worker.tcp_opening cimport tcp_new_flow, tcp_no_flow
-from worker.udp_flows cimport udp_carry, udp_find, udp_to_client
+from worker.udp_flows cimport udp_batch_done, udp_carry, udp_find, udp_to_client
 from worker.upcall_queue cimport UPCALL_ECHO, UPCALL_FRAME, UPCALL_GUEST, upcall_push, upcall_verdict
 from worker.verdicts cimport verdict_find
 from worker.wire._cursor cimport Cursor, cursor
@@ -66,6 +66,12 @@ cdef void note_mac(Core* core, const uint8_t* mac) noexcept nogil:
     memcpy(core.guest_mac, mac, 6)
     core.guest_mac_known = True
     tell_guest(core)
+
+
+cdef void batch_done(Core* core) noexcept nogil:
+    """The frames handled so far leave their memory: move their payload on."""
+    tcp_batch_done(core)
+    udp_batch_done(core)
 
 
 cdef void frame_from_guest(Core* core, const uint8_t* frame, size_t length) noexcept nogil:
@@ -125,7 +131,7 @@ cdef void ipv4_from_guest(Core* core, const uint8_t* frame, size_t length, const
     inner = cursor(whole.data + ETHERNET_HEADER_LEN, IPV4_HEADER_LEN + whole.length)
     if parse_ipv4(&inner, &ip) == IPV4_OK:
         transport(core, &ip, whole.data, ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + whole.length)
-        tcp_batch_done(core)
+        batch_done(core)
     reassembly_drop(core, whole)
 
 

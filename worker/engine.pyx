@@ -19,6 +19,7 @@ from worker.core cimport (
     FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, RX_SIZE, SCRATCH_SIZE, TAG_LINK,
     TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
 )
+from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
 from worker.ip.reassembly cimport reassembly_close
 from worker.link.output cimport out_close, out_flush, out_frame, out_init
@@ -125,6 +126,7 @@ cdef class Engine:
         list_init(&core.udp_queue)
         list_init(&core.listener_queue)
         list_init(&core.out_queue)
+        list_init(&core.ack_queue)
         list_init(&core.udp_lru)
         list_init(&core.tcp_grave)
         list_init(&core.udp_grave)
@@ -145,10 +147,11 @@ cdef class Engine:
         core.rx = <uint8_t*>malloc(RX_SIZE)
         core.scratch = <uint8_t*>malloc(SCRATCH_SIZE)
         core.slices = <Slice*>malloc(MAX_SLICES * sizeof(Slice))
-        if (
-            table_init(&core.flows, int.from_bytes(entropy[20:28], "little")) or out_init(core) or verdicts_init(core)
-            or core.rx == NULL or core.scratch == NULL or core.slices == NULL
-        ):
+        if core.rx == NULL or core.scratch == NULL or core.slices == NULL:
+            raise MemoryError
+        if datagrams_init(&core.received) or out_init(core) or verdicts_init(core):
+            raise MemoryError
+        if table_init(&core.flows, int.from_bytes(entropy[20:28], "little")):
             raise MemoryError
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         core.max_tcp_flows = MAX_TCP_FLOWS if limit < 0 else max(16, min(limit - FD_RESERVE, MAX_TCP_FLOWS))
@@ -193,6 +196,7 @@ cdef class Engine:
         pool_close(&core.pool)
         free(core.rx)
         free(core.scratch)
+        datagrams_close(&core.received)
         free(core.slices)
         free(core)
 

@@ -14,14 +14,13 @@ from worker.core cimport (
     FLOW_TCP, TAG_LINK, TAG_LISTENER, TAG_PYTHON, TAG_TCP, Listener, TcpFlow, UdpFlow, count,
 )
 from worker.counters cimport C_SYSCALLS_WAIT
-from worker.dispatch cimport frame_from_guest
+from worker.dispatch cimport batch_done, frame_from_guest
 from worker.ip.reassembly cimport reassembly_expire
 from worker.link.output cimport out_flush, out_pending
 from worker.link.stream cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, link_receive
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
-from worker.tcp_flows cimport tcp_bury, tcp_timer
-from worker.tcp_from_guest cimport tcp_batch_done
+from worker.tcp_flows cimport tcp_bury, tcp_send_delayed_acks, tcp_timer
 
 from worker.tcp_opening cimport tcp_accept
 from worker.tcp_to_guest cimport tcp_host_event, tcp_serve_host_queue, tcp_serve_out_queue
@@ -36,6 +35,15 @@ cdef extern from "<time.h>" nogil:
     int clock_gettime(int clock, timespec* out)
     enum:
         CLOCK_MONOTONIC
+
+cdef extern from "<poll.h>" nogil:
+    cdef struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd* fds, unsigned long count, int timeout)
+    enum:
+        POLLOUT
 
 cdef enum:
     LISTENER_QUANTUM = 64
@@ -110,8 +118,8 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
 
 cdef void serve_listeners(Core* core) noexcept nogil:
     cdef Listener* listener
-    cdef int i
-    for i in range(LISTENER_QUANTUM):
+    cdef int _
+    for _ in range(LISTENER_QUANTUM):
         if core.out.blocked or list_empty(&core.listener_queue):
             return
         listener = <Listener*>list_pop(&core.listener_queue)
@@ -124,10 +132,10 @@ cdef void serve_listeners(Core* core) noexcept nogil:
 cdef void send(Core* core) noexcept nogil:
     """Fill and send batches while the link takes them."""
     cdef int result = 0
-    cdef int i
+    cdef int _
     if core.link_closed:
         return
-    for i in range(BATCHES_PER_TURN):
+    for _ in range(BATCHES_PER_TURN):
         if not core.out.blocked:
             tcp_serve_out_queue(core)
         if core.out.blocked or not out_pending(core):
@@ -148,6 +156,7 @@ cdef void expire(Core* core) noexcept nogil:
         else:
             udp_timer(core, <UdpFlow*>timer.owner)
         timer = wheel_expired(&core.wheel, core.now)
+    tcp_send_delayed_acks(core)
     reassembly_expire(core)
 
 
@@ -176,6 +185,8 @@ cdef int timeout_ms(Core* core, int64_t deadline) noexcept nogil:
     cdef int64_t left
     if core.datagram_count and (at == 0 or at > core.now + 1000000):
         at = core.now + 1000000
+    if not list_empty(&core.ack_queue):
+        at = (<TcpFlow*>core.ack_queue.next.owner).tcb.ack_at
     if deadline >= 0 and (at == 0 or deadline < at):
         at = deadline
     if at == 0:
@@ -189,7 +200,21 @@ cdef int timeout_ms(Core* core, int64_t deadline) noexcept nogil:
 cdef void handle_injected(Core* core, const unsigned char* frame, size_t length) noexcept nogil:
     """Handle a frame that Python hands back, memory and all."""
     frame_from_guest(core, frame, length)
-    tcp_batch_done(core)
+    batch_done(core)
+
+
+cdef void wait_for_link(Core* core) noexcept nogil:
+    """The link is full: nothing that comes in now lets anything out, so wait a moment for room alone.
+
+    Without this every acknowledgment of a busy guest would wake the worker once.
+    """
+    cdef pollfd link
+    link.fd = core.link_fd
+    link.events = POLLOUT
+    link.revents = 0
+    if poll(&link, 1, 1) > 0:
+        core.out.blocked = False
+    count(core, C_SYSCALLS_WAIT)
 
 
 cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noexcept nogil:
@@ -200,6 +225,8 @@ cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noex
     cdef int n
     while True:
         core.now = clock_us()
+        if core.out.blocked and core.now - core.out.blocked_at < 5000:
+            wait_for_link(core)
         n = ready_wait(
             &core.ready, events, 0 if work_waits(core) or core.upcalls.count else timeout_ms(core, deadline)
         )

@@ -1,7 +1,10 @@
 """Byte rings for the data of flows, and the bounded pool their memory comes from: a face for tests and tools."""
 
+from typing import final
+
 __all__ = ["ByteRing", "Pool"]
 
+@final
 class Pool:
     def __init__(self, limit: int) -> None:
         """`limit`: bytes that all rings together may hold."""
@@ -14,6 +17,7 @@ class Pool:
     def cached(self) -> int:
         """Bytes of freed blocks that wait to be used again."""
 
+@final
 class ByteRing:
     def __init__(self, owner: Pool) -> None: ...
     def reserve(self, size: int) -> bool:

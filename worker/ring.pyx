@@ -9,6 +9,7 @@ While the link holds a batch that it has not sent yet (`pinned`), that batch poi
 is kept aside until `pool_unpin`.
 """
 
+from cython cimport final
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -158,10 +159,11 @@ cdef void ring_write_at(Ring* ring, uint32_t offset, const uint8_t* data, uint32
 # --- a Python face, for tests and tools
 
 
+@final
 cdef class Pool:
     cdef RingPool pool
 
-    def __cinit__(self, size_t limit):
+    def __init__(self, size_t limit):
         pool_init(&self.pool, limit)
 
     def __dealloc__(self):
@@ -182,15 +184,17 @@ cdef class Pool:
         return self.pool.cached
 
 
+@final
 cdef class ByteRing:
     cdef Pool owner
     cdef Ring ring
 
-    def __cinit__(self, Pool owner not None):
+    def __init__(self, Pool owner not None):
         self.owner = owner
 
     def __dealloc__(self):
-        ring_release(&self.owner.pool, &self.ring)
+        if self.owner is not None:
+            ring_release(&self.owner.pool, &self.ring)
 
     def reserve(self, size_t size):
         return bool(ring_reserve(&self.owner.pool, &self.ring, size))

@@ -7,7 +7,6 @@ Where there is no such queue, an unconnected socket hears nothing of errors, and
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 from worker.hostio cimport from_sockaddr, sockaddr_in
-from worker.wire.addr cimport Addr
 
 cdef extern from *:
     """
@@ -78,8 +77,8 @@ cdef bint errors_next(int fd, HostError* out) noexcept nogil:
     cdef uint32_t info = 0
     cdef uint16_t port
     cdef int found = 2
-    cdef int i
-    for i in range(64):
+    cdef int _
+    for _ in range(64):
         found = moorage_errors_next(fd, &to, &by, &out.kind, &out.code, &info)
         if found != 2:
             break

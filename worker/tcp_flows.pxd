@@ -14,6 +14,7 @@ cdef void host_is_up(Core* core, TcpFlow* flow) noexcept nogil
 cdef void connect_failed(Core* core, TcpFlow* flow, int error) noexcept nogil
 cdef void want_output(Core* core, TcpFlow* flow) noexcept nogil
 cdef void schedule(Core* core, TcpFlow* flow) noexcept nogil
+cdef void tcp_send_delayed_acks(Core* core) noexcept nogil
 cdef void tcp_timer(Core* core, TcpFlow* flow) noexcept nogil
 cdef void tcp_reset_all(Core* core) noexcept nogil
 cdef void tcp_bury(Core* core) noexcept nogil

@@ -73,6 +73,7 @@ cdef TcpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
     node_init(&flow.dirty, flow)
     node_init(&flow.host_queue, flow)
     node_init(&flow.out_queue, flow)
+    node_init(&flow.ack_queue, flow)
     node_init(&flow.grave, flow)
     if not table_insert(&core.flows, &flow.head):
         free(flow)
@@ -107,6 +108,7 @@ cdef void destroy(Core* core, TcpFlow* flow, bint reset_host) noexcept nogil:
     list_remove(&flow.dirty)
     list_remove(&flow.host_queue)
     list_remove(&flow.out_queue)
+    list_remove(&flow.ack_queue)
     tcp_release(&flow.tcb, &core.pool)
     list_append(&core.tcp_grave, &flow.grave)
     count(core, C_TCP_CLOSED)
@@ -139,6 +141,10 @@ cdef void abort(Core* core, TcpFlow* flow) noexcept nogil:
 cdef void schedule(Core* core, TcpFlow* flow) noexcept nogil:
     """After anything changed: the timer follows the connection's next deadline."""
     wheel_arm(&core.wheel, &flow.timer, next_deadline(&flow.tcb))
+    if flow.tcb.ack_at != 0:
+        list_add(&core.ack_queue, &flow.ack_queue)
+    else:
+        list_remove(&flow.ack_queue)
 
 
 cdef void want_output(Core* core, TcpFlow* flow) noexcept nogil:
@@ -170,6 +176,18 @@ cdef void connect_failed(Core* core, TcpFlow* flow, int error) noexcept nogil:
     elif error != ETIMEDOUT:
         reset_guest(core, flow)
     destroy(core, flow, False)
+
+
+cdef void tcp_send_delayed_acks(Core* core) noexcept nogil:
+    """Let those acknowledgments go that found no data to carry them."""
+    cdef TcpFlow* flow
+    while not list_empty(&core.ack_queue):
+        flow = <TcpFlow*>core.ack_queue.next.owner
+        if flow.tcb.ack_at > core.now:
+            return
+        list_remove(&flow.ack_queue)
+        tcp_on_timer(&flow.tcb, core.now)
+        want_output(core, flow)
 
 
 cdef void tcp_timer(Core* core, TcpFlow* flow) noexcept nogil:

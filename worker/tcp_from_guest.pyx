@@ -11,14 +11,14 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from worker.core cimport MAX_SLICES, MAX_TIME_WAIT, Slice, count, count_by
+from worker.core cimport MAX_SLICES, MAX_TIME_WAIT, TAG_TCP, Slice, count, count_by, token_of
 from worker.counters cimport (
     C_FLOW_BYTES_FROM_GUEST, C_SYSCALLS_HOST_SEND, C_TCP_DROPPED, C_TCP_ESTABLISHED, C_TCP_OUT_OF_MEMORY,
     C_TCP_RESETS_RECEIVED,
 )
 from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, msghdr, sendmsg, shutdown
 from worker.lists cimport list_add, list_empty, list_pop
-from worker.readiness cimport READY_OUT, ready_rearm
+from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_modify, ready_rearm
 from worker.ring cimport ring_reserve, ring_slices, ring_write_at
 from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_delivered, tcp_receive
@@ -157,6 +157,15 @@ cdef bint store_slices(Core* core, TcpFlow* flow) noexcept nogil:
     return True
 
 
+cdef void watch_out(Core* core, TcpFlow* flow) noexcept nogil:
+    """Be told when the host socket takes more."""
+    if flow.watches_out:
+        ready_rearm(&core.ready, flow.fd, READY_OUT)
+    else:
+        flow.watches_out = True
+        ready_modify(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE)
+
+
 cdef void flush_to_host(Core* core, TcpFlow* flow) noexcept nogil:
     """Give the host socket what it takes of the guest's bytes, keep the rest, pass on the guest's FIN at the end."""
     cdef iovec pieces[FLUSH_IOVS]
@@ -176,7 +185,7 @@ cdef void flush_to_host(Core* core, TcpFlow* flow) noexcept nogil:
                 abort(core, flow)
                 return
             flow.host_writable = False
-            ready_rearm(&core.ready, flow.fd, READY_OUT)
+            watch_out(core, flow)
             break
         of_slices = <uint32_t>n if <uint32_t>n < flow.sliced else flow.sliced
         drop_slices(flow, of_slices)

@@ -6,7 +6,7 @@ as RST, an unreachable host as ICMP, silence as silence.
 """
 
 from libc.errno cimport EACCES, EINPROGRESS, EINTR, ENETUNREACH, errno
-from libc.stdint cimport uint16_t, uint32_t
+from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
@@ -56,7 +56,10 @@ cdef void dial(Core* core, TcpFlow* flow, const Verdict* verdict) noexcept nogil
             return
     flow.connecting = error != 0
     count(core, C_SYSCALLS_CONTROL)
-    error = ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE)
+    flow.watches_out = flow.connecting
+    error = ready_add(
+        &core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE | (READY_OUT if flow.connecting else 0)
+    )
     if error:
         connect_failed(core, flow, error)
     elif not flow.connecting:
@@ -81,7 +84,7 @@ cdef void open_local(Core* core, TcpFlow* flow) noexcept nogil:
     entry.sport = flow.head.key.guest_port
     entry.dst = flow.head.key.peer
     entry.dport = flow.head.key.peer_port
-    if ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
+    if ready_add(&core.ready, flow.fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):
         connect_failed(core, flow, EACCES)
         return
     host_is_up(core, flow)
@@ -121,7 +124,7 @@ cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept
 
 cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t port) noexcept nogil:
     """The address by which the guest sees a client: its own where that can be; False: no port is free."""
-    cdef uint32_t tries
+    cdef int _
     cdef bint own = (
         addr_is_v4(client) and addr_v4(client)[0] != 127 and addr_v4(client)[0] != 0
         and not addr_in_prefix(client, &core.subnet, core.prefix_bits)
@@ -130,7 +133,7 @@ cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t por
     key.peer_port = port
     if table_find(&core.flows, key) == NULL:
         return True
-    for tries in range(16384):
+    for _ in range(16384):
         core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
         key.peer_port = core.next_port
         if table_find(&core.flows, key) == NULL:
@@ -165,10 +168,10 @@ cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* na
     set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     count(core, C_TCP_OPENED_BY_HOST)
     count(core, C_SYSCALLS_CONTROL)
-    if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_OUT | READY_EDGE):
+    if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):
         destroy(core, flow, True)
         return
-    tcp_connect(&flow.tcb, core.now)
+    tcp_connect(&flow.tcb)
     want_output(core, flow)
 
 
@@ -177,8 +180,8 @@ cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:
     cdef sockaddr_in name
     cdef socklen_t length
     cdef int fd
-    cdef int i
-    for i in range(ACCEPT_QUANTUM):
+    cdef int _
+    for _ in range(ACCEPT_QUANTUM):
         memset(&name, 0, sizeof(name))
         length = sizeof(name)
         fd = accept4(listener.fd, <sockaddr*>&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)

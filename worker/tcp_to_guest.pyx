@@ -126,8 +126,8 @@ cdef bint read_from_host(Core* core, TcpFlow* flow) noexcept nogil:
 cdef bint tcp_serve_host_queue(Core* core) noexcept nogil:
     """Give every flow in the queue one turn with its host socket; True: some want another."""
     cdef TcpFlow* flow
-    cdef int i
-    for i in range(SERVE_QUANTUM):
+    cdef int _
+    for _ in range(SERVE_QUANTUM):
         if list_empty(&core.host_queue):
             return False
         if core.out.blocked:

@@ -69,9 +69,9 @@ cdef int64_t wheel_next(const Wheel* wheel) noexcept nogil:
     """When the next used slot comes up (us); 0: the wheel is empty. May be early, never late."""
     cdef int64_t tick = wheel.tick
     cdef int slot
-    cdef int i
+    cdef int _
     cdef uint64_t word
-    for i in range(WHEEL_WORDS + 1):
+    for _ in range(WHEEL_WORDS + 1):
         slot = <int>(tick & (WHEEL_SLOTS - 1))
         word = wheel.used[slot >> 6] >> (slot & 63)
         if word:

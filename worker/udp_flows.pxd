@@ -16,6 +16,7 @@ cdef UdpFlow* udp_find(const Core* core, const FlowKey* key) noexcept nogil
 cdef void udp_carry(
     Core* core, const FlowKey* key, const Ipv4View* ip, const UdpView* u, const Verdict* verdict
 ) noexcept nogil
+cdef void udp_batch_done(Core* core) noexcept nogil
 cdef void udp_to_client(Core* core, UdpFlow* flow, const UdpView* u) noexcept nogil
 cdef void udp_host_event(Core* core, UdpFlow* flow, uint32_t events) noexcept nogil
 cdef bint udp_serve(Core* core) noexcept nogil

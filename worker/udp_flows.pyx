@@ -10,42 +10,47 @@ and a flow for each client, so that the guest sees each client's own address.
 Errors of the network come back through the socket's error queue and go to the guest as ICMP.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EMSGSIZE, errno
+from libc.errno cimport EAGAIN, EMSGSIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from worker.core cimport (
-    FLOW_UDP, MAX_UDP_FLOWS, SCRATCH_SIZE, TAG_UDP, Listener, count, count_by, token_of,
+    FLOW_UDP, MAX_UDP_FLOWS, TAG_UDP, Listener, count, count_by, token_of,
 )
 from worker.counters cimport (
     C_FLOW_BYTES_FROM_GUEST, C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_SYSCALLS_HOST_RECV, C_SYSCALLS_HOST_SEND,
     C_UDP_EVICTED, C_UDP_EXPIRED, C_UDP_OPENED, C_UDP_SEND_ERRORS, C_UDP_TX_DATAGRAMS,
 )
+from worker.datagrams cimport (
+    DATAGRAM_BATCH, DatagramBatch, datagram_payload, datagrams_receive, datagrams_send,
+)
 from worker.flow_table cimport table_find, table_insert, table_remove
 from worker.hostio cimport (
     AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, from_sockaddr, moorage_prepare,
-    recvfrom, sendto, sockaddr, sockaddr_in, socket, socklen_t, to_sockaddr,
+    sendto, sockaddr, sockaddr_in, socket, to_sockaddr,
 )
 from worker.icmp_errors cimport icmp_error
-from worker.link.output cimport out_commit, out_fifo_room, out_reserve
+from worker.link.output cimport out_commit, out_fifo_room, out_pending, out_reserve
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport (
     READY_EDGE, READY_ERR, READY_IN, ready_add, ready_rearm, ready_remove,
 )
 from worker.socket_errors cimport HostError, errors_enable, errors_next
 from worker.timers cimport wheel_arm, wheel_disarm
-from worker.wire.addr cimport addr_eq, addr_in_prefix, addr_is_v4, addr_v4
+from worker.wire.addr cimport addr_eq, addr_from_v4, addr_in_prefix, addr_is_v4, addr_v4
 from worker.wire.checksum cimport csum_add, csum_fold
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
 from worker.wire.icmp cimport ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE
 from worker.wire.ipv4 cimport IPPROTO_UDP_, IPV4_HEADER_LEN, IPV4_MF, pseudo_sum, put_ipv4
-from worker.wire.udp cimport UDP_HEADER_LEN, UDP_MAX_PAYLOAD, put_udp
+from worker.wire.udp cimport UDP_HEADER_LEN, put_udp
 
 cdef enum:
     IDLE = 180000000  # us
-    READ_QUANTUM = 32  # datagrams of one socket before the next socket's turn
+    READ_QUANTUM = 32  # errors of one socket before the next socket's turn
+    MAX_SEND_TRIES = 3
+    HEADERS_ROOM = 4096  # for the headers of a datagram's fragments at the smallest MTU
     SERVE_QUANTUM = 64
     FIRST_EPHEMERAL = 49152
     FALLBACK_MTU = 1280  # told to a guest whose datagram is too big for a path that does not say its MTU
@@ -139,6 +144,9 @@ cdef void destroy(Core* core, UdpFlow* flow) noexcept nogil:
     elif flow.listener != NULL:
         flow.listener.clients -= 1
     flow.fd = -1
+    if core.sender == flow:
+        core.sender = NULL
+        core.sending.count = 0
     table_remove(&core.flows, &flow.head)
     core.udp_count -= 1
     wheel_disarm(&flow.timer)
@@ -210,12 +218,12 @@ cdef UdpFlow* udp_find(const Core* core, const FlowKey* key) noexcept nogil:
 cdef void udp_carry(
     Core* core, const FlowKey* key, const Ipv4View* ip, const UdpView* u, const Verdict* verdict
 ) noexcept nogil:
-    """A guest's datagram to a destination that may be reached."""
+    """A guest's datagram to a destination that may be reached; it is sent when the batch of frames is done."""
     cdef FlowKey own = mapping_key(key)
     cdef UdpFlow* flow = <UdpFlow*>table_find(&core.flows, &own)
-    cdef sockaddr_in name
-    cdef ssize_t n
-    cdef int tries
+    cdef DatagramBatch* batch = &core.sending
+    if flow == NULL or flow != core.sender or batch.count == DATAGRAM_BATCH:
+        udp_batch_done(core)
     if flow == NULL:
         flow = open_mapping(core, &own)
         if flow == NULL:
@@ -224,26 +232,54 @@ cdef void udp_carry(
         flow.one_shot = False
     touch(core, flow)
     flow.sent += 1
-    to_sockaddr(&name, &verdict.host, verdict.host_port)
-    for tries in range(3):
-        n = sendto(flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, <sockaddr*>&name, sizeof(name))
-        count(core, C_SYSCALLS_HOST_SEND)
-        if n >= 0:
-            flow.from_guest += n
-            count_by(core, C_FLOW_BYTES_FROM_GUEST, n)
-            return
-        if errno == EAGAIN:
-            break
-        if errno == EMSGSIZE:
-            icmp_error(
-                core, &ip.dst, ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, FALLBACK_MTU, ip.header, ip.header_len + 8
-            )
-            break
-        # an error that an earlier datagram brought about: report that, and try this one again
+    core.sender = flow
+    to_sockaddr(&batch.names[batch.count], &verdict.host, verdict.host_port)
+    batch.payloads[batch.count] = u.payload
+    batch.lengths[batch.count] = u.length
+    core.sending_headers[batch.count] = ip.header
+    core.sending_header_lens[batch.count] = <uint8_t>ip.header_len
+    batch.count += 1
+
+
+cdef bint send_failed(Core* core, UdpFlow* flow, int at, int error) noexcept nogil:
+    """Datagram `at` was not sent; True: another try may help, for the error was an earlier datagram's."""
+    cdef Addr dst
+    if error == EMSGSIZE:
+        dst = addr_from_v4(core.sending_headers[at] + 16)
+        icmp_error(
+            core, &dst, ICMP_UNREACHABLE, ICMP_FRAGMENTATION_NEEDED, FALLBACK_MTU, core.sending_headers[at],
+            core.sending_header_lens[at] + 8,
+        )
+    elif error != EAGAIN:
         read_errors(core, flow)
-        if flow.dead:
-            return
-    count(core, C_UDP_SEND_ERRORS)
+        return True
+    return False
+
+
+cdef void udp_batch_done(Core* core) noexcept nogil:
+    """All frames at hand are read: send the datagrams that wait, before the frames' memory is used again."""
+    cdef UdpFlow* flow = core.sender
+    cdef int first = 0
+    cdef int tries = 0
+    cdef int n
+    cdef int i
+    core.sender = NULL
+    while first < core.sending.count:
+        n = datagrams_send(&core.sending, flow.fd, first)
+        count(core, C_SYSCALLS_HOST_SEND)
+        if n < 0:
+            tries += 1
+            if send_failed(core, flow, first, -n) and tries < MAX_SEND_TRIES:
+                continue
+            count(core, C_UDP_SEND_ERRORS)
+            n = 1
+            tries = 0
+        else:
+            for i in range(first, first + n):
+                flow.from_guest += core.sending.lengths[i]
+                count_by(core, C_FLOW_BYTES_FROM_GUEST, core.sending.lengths[i])
+        first += n
+    core.sending.count = 0
 
 
 cdef void udp_to_client(Core* core, UdpFlow* flow, const UdpView* u) noexcept nogil:
@@ -279,8 +315,8 @@ cdef void read_errors(Core* core, UdpFlow* flow) noexcept nogil:
     cdef uint8_t quote[IPV4_HEADER_LEN + UDP_HEADER_LEN]
     cdef Addr peer
     cdef Addr source
-    cdef int i
-    for i in range(READ_QUANTUM):
+    cdef int _
+    for _ in range(READ_QUANTUM):
         if not errors_next(flow.fd, &error):
             return
         peer = seen_by_guest(core, &error.destination)
@@ -292,50 +328,65 @@ cdef void read_errors(Core* core, UdpFlow* flow) noexcept nogil:
         icmp_error(core, &source, error.kind, error.code, error.mtu, quote, sizeof(quote))
 
 
+cdef int receive(Core* core, UdpFlow* flow, int fd, uint32_t* largest) noexcept nogil:
+    """Fill the batch from a socket; how many datagrams, or -1: not now, but there may be more.
+
+    It is read when the link's queue has room for a batch of the largest datagrams seen: what waits in the socket's
+    own queue is not lost.
+    """
+    cdef int n
+    cdef int i
+    if out_pending(core) and out_fifo_room(core) < DATAGRAM_BATCH * (<size_t>largest[0] + HEADERS_ROOM):
+        return -1
+    n = datagrams_receive(&core.received, fd)
+    count(core, C_SYSCALLS_HOST_RECV)
+    for i in range(n):
+        if core.received.lengths[i] > largest[0]:
+            largest[0] = <uint32_t>core.received.lengths[i]
+    if n == DATAGRAM_BATCH:
+        return n
+    if n < 0 and -n != EAGAIN:
+        if flow != NULL:
+            read_errors(core, flow)
+        return -1
+    ready_rearm(&core.ready, fd, READY_IN)
+    return n if n > 0 else 0
+
+
 cdef bint read_mapping(Core* core, UdpFlow* flow) noexcept nogil:
     """Carry what waits on a mapping's socket; True: there may be more."""
-    cdef sockaddr_in name
-    cdef socklen_t length
     cdef Addr peer
     cdef uint16_t port
-    cdef ssize_t n
+    cdef int n = receive(core, flow, flow.fd, &flow.largest)
     cdef int i
-    for i in range(READ_QUANTUM):
-        if out_fifo_room(core) < SCRATCH_SIZE + 8192:
-            return True
-        length = sizeof(name)
-        n = recvfrom(
-            flow.fd, core.scratch + UDP_HEADER_LEN, UDP_MAX_PAYLOAD, MSG_DONTWAIT, <sockaddr*>&name, &length
-        )
-        count(core, C_SYSCALLS_HOST_RECV)
-        if n < 0:
-            if errno == EAGAIN:
-                ready_rearm(&core.ready, flow.fd, READY_IN)
-                return False
-            if errno != EINTR:
-                read_errors(core, flow)
-            continue
-        from_sockaddr(&name, &peer, &port)
+    for i in range(n):
+        from_sockaddr(&core.received.names[i], &peer, &port)
         peer = seen_by_guest(core, &peer)
+        carry_to_guest(core, flow, &peer, port, i)
+    if n > 0:
         touch(core, flow)
-        flow.received += 1
-        flow.to_guest += n
-        count_by(core, C_FLOW_BYTES_TO_GUEST, n)
-        udp_to_guest(
-            core, &peer, port, &flow.head.key.guest, flow.head.key.guest_port, core.guest_mac,
-            core.scratch + UDP_HEADER_LEN, n,
-        )
+        flow.received += n
         if flow.one_shot and flow.received >= flow.sent:
             destroy(core, flow)
             return False
-    return True
+    return n == DATAGRAM_BATCH or n < 0
+
+
+cdef void carry_to_guest(Core* core, UdpFlow* flow, const Addr* src, uint16_t sport, int i) noexcept nogil:
+    """Datagram `i` of the batch received."""
+    flow.to_guest += core.received.lengths[i]
+    count_by(core, C_FLOW_BYTES_TO_GUEST, core.received.lengths[i])
+    udp_to_guest(
+        core, src, sport, &flow.head.key.guest, flow.head.key.guest_port, core.guest_mac,
+        datagram_payload(&core.received, i), core.received.lengths[i],
+    )
 
 
 cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, uint16_t port) noexcept nogil:
     """The flow of a client of a forwarded port, made when it is new."""
     cdef FlowKey key
     cdef UdpFlow* flow
-    cdef int tries
+    cdef int _
     cdef bint own = addr_is_v4(client) and addr_v4(client)[0] != 127 and not addr_in_prefix(
         client, &core.subnet, core.prefix_bits
     )
@@ -345,7 +396,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
     key.proto = FLOW_UDP
     key.peer = client[0] if own else core.gateway_ip
     key.peer_port = port
-    for tries in range(64):
+    for _ in range(64):
         flow = <UdpFlow*>table_find(&core.flows, &key)
         if flow == NULL:
             break
@@ -365,42 +416,20 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
 
 cdef bint udp_read_listener(Core* core, Listener* listener) noexcept nogil:
     """Carry what clients sent to a forwarded port; True: there may be more."""
-    cdef sockaddr_in name
-    cdef socklen_t length
     cdef Addr client
     cdef uint16_t port
     cdef UdpFlow* flow
-    cdef ssize_t n
+    cdef int n = receive(core, NULL, listener.fd, &listener.largest)
     cdef int i
-    for i in range(READ_QUANTUM):
-        if out_fifo_room(core) < SCRATCH_SIZE + 8192:
-            return True
-        memset(&name, 0, sizeof(name))
-        length = sizeof(name)
-        n = recvfrom(
-            listener.fd, core.scratch + UDP_HEADER_LEN, UDP_MAX_PAYLOAD, MSG_DONTWAIT, <sockaddr*>&name, &length
-        )
-        count(core, C_SYSCALLS_HOST_RECV)
-        if n < 0:
-            if errno == EAGAIN:
-                listener.readable = False
-                ready_rearm(&core.ready, listener.fd, READY_IN)
-                return False
+    for i in range(n):
+        if core.received.names[i].sin_family != AF_INET:
             continue
-        if name.sin_family != AF_INET:
-            continue
-        from_sockaddr(&name, &client, &port)
+        from_sockaddr(&core.received.names[i], &client, &port)
         flow = client_flow(core, listener, &client, port)
-        if flow == NULL:
-            continue
-        touch(core, flow)
-        flow.to_guest += n
-        count_by(core, C_FLOW_BYTES_TO_GUEST, n)
-        udp_to_guest(
-            core, &flow.head.key.peer, flow.head.key.peer_port, &flow.head.key.guest, flow.head.key.guest_port,
-            core.guest_mac, core.scratch + UDP_HEADER_LEN, n,
-        )
-    return True
+        if flow != NULL:
+            touch(core, flow)
+            carry_to_guest(core, flow, &flow.head.key.peer, flow.head.key.peer_port, i)
+    return n == DATAGRAM_BATCH or n < 0
 
 
 cdef void udp_host_event(Core* core, UdpFlow* flow, uint32_t events) noexcept nogil:
@@ -414,8 +443,8 @@ cdef void udp_host_event(Core* core, UdpFlow* flow, uint32_t events) noexcept no
 cdef bint udp_serve(Core* core) noexcept nogil:
     """Give every readable UDP socket one turn; True: some want another."""
     cdef UdpFlow* flow
-    cdef int i
-    for i in range(SERVE_QUANTUM):
+    cdef int _
+    for _ in range(SERVE_QUANTUM):
         if core.out.blocked or list_empty(&core.udp_queue):
             break
         flow = <UdpFlow*>list_pop(&core.udp_queue)

@@ -23,7 +23,7 @@ import sys
 
 from proto.errors import CodecError
 from proto.fdpass import FdChannel
-from proto.messages import Exited, Failure, Spawn, Spawned
+from proto.messages import Exited, Failure, Spawn, Spawned, ZygoteReady
 from worker import main as worker_main
 
 EXIT_CRASHED = 70
@@ -130,6 +130,7 @@ def main(arguments: list[str]) -> int:
     channel = FdChannel(socket.socket(fileno=int(arguments[0])))
     gc.collect()
     gc.freeze()
+    channel.send(ZygoteReady())
     Zygote(channel).run()
     return 0
 

@@ -13,7 +13,6 @@ from tests.guests.host import ADDRESS, NO_HOST, NO_NETWORK
 from tests.guests.namespace import Namespace
 from tests.guests.servers import FileServer, Names
 from tests.guests.service import Service
-from tests.guests.waiting import wait_for
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
 
@@ -21,6 +20,7 @@ GATEWAY = "192.168.127.1"
 HOST = "192.168.127.254"
 SIZE = 200_000_000
 """Bytes of the big transfers."""
+CURL_COULD_NOT_CONNECT = 7
 AT_ONCE = 2.0
 """Seconds: what is refused is refused at once, and emulation is slow."""
 
@@ -114,7 +114,8 @@ def test_guest_serves_http_on_a_forwarded_port(guest: Guest, service: Service, h
     finally:
         body = {"local": "127.0.0.1:8080", "protocol": "tcp"}
         assert service.request("POST", "/services/forwarder/unexpose", body)[0] == 200
-    assert "refused" in host.run("curl", "-sS", "--max-time", "10", "http://127.0.0.1:8080/").stderr
+    closed = host.run("curl", "-sS", "--max-time", "10", "http://127.0.0.1:8080/")
+    assert closed.returncode == CURL_COULD_NOT_CONNECT
 
 
 def test_datagrams_pass_both_ways_whole_and_in_fragments(guest: Guest, echo_port: int) -> None:
@@ -141,12 +142,3 @@ def test_api_shows_the_guest(guest: Guest, service: Service) -> None:
     assert service.get("/services/dhcp/leases")[guest.lease.ip] == guest.mac
     stats = service.get("/stats")
     assert min(stats["BytesSent"], stats["BytesReceived"], vm["bytes_from_guest"], vm["bytes_to_guest"]) > 1000
-
-
-def test_nothing_stays_open_behind_finished_connections(guest: Guest, service: Service, files: FileServer) -> None:
-    tcp = f"/v1/vms/{service.vm(guest.mac)['id']}"
-    wait_for(lambda: service.get(tcp)["counters"]["tcp.flows"] == 0, 10, "old flows to end")
-    before = service.get(tcp)["open_files"]
-    guest.sh(f"for i in $(seq 20); do busybox wget -q -O /dev/null 'http://{HOST}:{files.port}/data?size=1000'; done")
-    wait_for(lambda: service.get(tcp)["counters"]["tcp.flows"] == 0, 10, "the flows to end")
-    wait_for(lambda: service.get(tcp)["open_files"] <= before, 10, "their descriptors to be closed")

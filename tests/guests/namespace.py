@@ -31,6 +31,7 @@ class Namespace:
         self.resolv_conf.touch()
         _ip("netns", "add", self.name)
         self.ip("link", "set", "lo", "up")
+        self._started: list[subprocess.Popen[bytes]] = []
 
     def ip(self, *arguments: str) -> None:
         """``ip`` on this namespace."""
@@ -48,9 +49,11 @@ class Namespace:
         self, *argv: str, output: IO[bytes] | int = subprocess.DEVNULL, env: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
         """Start a program and leave it running; it is killed with the namespace at the latest."""
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env
         )
+        self._started.append(process)
+        return process
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -68,6 +71,9 @@ class Namespace:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        for process in self._started:
+            process.kill()
+            process.wait()
         _ip("netns", "delete", self.name)
         shutil.rmtree(self.resolv_conf.parent)
 

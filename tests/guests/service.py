@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
+from proto.channels import BlockingRequester
+from proto.messages import Stats, SumStats
 from tests.guests.namespace import Namespace, NamespaceGuest
 from tests.guests.waiting import wait_for
 
@@ -135,6 +137,16 @@ class Service:
         status, text = self.request("GET", path)
         assert status == 200, f"GET {path}: {status} {text}"
         return json.loads(text)
+
+    def counters(self) -> dict[str, int]:
+        """The counters of all workers, those that have ended included."""
+        requester = BlockingRequester(f"ipc://{self.runtime}/control.sock")
+        try:
+            answer = requester.request(SumStats())
+        finally:
+            requester.close()
+        assert isinstance(answer, Stats)
+        return answer.counters
 
     def expose(self, local: str, remote: str, protocol: str = "tcp") -> None:
         """Forward a port, as gvproxy's users do."""

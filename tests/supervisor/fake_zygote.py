@@ -43,6 +43,7 @@ from proto.messages import (
     Spawned,
     UpdateNetwork,
     WorkerStats,
+    ZygoteReady,
 )
 
 
@@ -155,6 +156,7 @@ def main() -> None:
     channel = FdChannel(socket.socket(fileno=int(sys.argv[1])))
     # The handler runs between two system calls of this one thread; recv goes on afterwards.
     signal.signal(signal.SIGCHLD, lambda *_: reap(channel))
+    channel.send(ZygoteReady())
     while True:
         try:
             message, fds = channel.recv()

@@ -30,6 +30,7 @@ from proto.messages import (
     Shutdown,
     Spawn,
     Spawned,
+    ZygoteReady,
 )
 
 pytestmark = pytest.mark.system
@@ -79,7 +80,9 @@ class Scene:
 
     async def from_zygote(self) -> Any:
         async with asyncio.timeout(10):
-            return (await self.channel.arecv())[0]
+            while isinstance(message := (await self.channel.arecv())[0], ZygoteReady):
+                pass
+            return message
 
     async def spawn(self, vm_id: str) -> tuple[int, socket.socket, FdChannel]:
         """A worker that has said hello: its pid, the guest's end of its link, the supervisor's of its channel."""

@@ -147,26 +147,35 @@ cdef void advance(Core* core, size_t n) noexcept nogil:
         core.out.sent += 1
 
 
+cdef int block(Core* core) noexcept nogil:
+    if not core.out.blocked:
+        count(core, C_LINK_BLOCKED)
+    core.out.blocked = True
+    core.out.blocked_at = core.now
+    ready_rearm(&core.ready, core.link_fd, READY_OUT)
+    return 1
+
+
 cdef int send_batch(Core* core) noexcept nogil:
     """0: all sent; 1: blocked; else a negative errno."""
     cdef msghdr message
     cdef ssize_t n
     cdef int left
+    cdef int until
     memset(&message, 0, sizeof(msghdr))
     while core.out.sent < core.out.count:
         left = core.out.count - core.out.sent
         message.msg_iov = core.out.iov + core.out.sent
         message.msg_iovlen = left if left < IOV_LIMIT else IOV_LIMIT
+        until = core.out.sent + <int>message.msg_iovlen
         n = sendmsg(core.link_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
         count(core, C_SYSCALLS_LINK_SEND)
         if n >= 0:
             advance(core, n)
+            if core.out.sent < until:
+                return block(core)  # a stream that takes a part is full
         elif errno == EAGAIN or errno == ENOBUFS:
-            if not core.out.blocked:
-                count(core, C_LINK_BLOCKED)
-            core.out.blocked = True
-            ready_rearm(&core.ready, core.link_fd, READY_OUT)
-            return 1
+            return block(core)
         elif errno != EINTR:
             return -errno
     core.out.blocked = False

@@ -14,10 +14,9 @@ from libc.string cimport memcmp, memmove
 
 from worker.core cimport MAX_FRAME, RX_READ, count, count_by
 from worker.counters cimport C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_SYSCALLS_LINK_RECV
-from worker.dispatch cimport frame_from_guest
+from worker.dispatch cimport batch_done, frame_from_guest
 from worker.hostio cimport MSG_DONTWAIT, recv
 from worker.readiness cimport READY_IN, ready_rearm
-from worker.tcp_from_guest cimport tcp_batch_done
 from worker.wire._cursor cimport load_u32
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
 
@@ -101,7 +100,7 @@ cdef int link_receive(Core* core, unsigned int* detail) noexcept nogil:
             break
         length = frame_length(core, core.rx + at)
         if length > MAX_FRAME:
-            tcp_batch_done(core)
+            batch_done(core)
             count(core, C_LINK_GARBLED)
             detail[0] = <unsigned int>length
             return LINK_GARBLED
@@ -109,7 +108,7 @@ cdef int link_receive(Core* core, unsigned int* detail) noexcept nogil:
             break
         frame_from_guest(core, core.rx + at + core.prefix_len, length)
         at += core.prefix_len + length
-    tcp_batch_done(core)
+    batch_done(core)
     core.rx_have -= at
     if core.rx_have and at:
         memmove(core.rx, core.rx + at, core.rx_have)

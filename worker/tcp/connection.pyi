@@ -1,6 +1,7 @@
 """A Python face over one TCP connection, with memory of its own: for tests and tools."""
 
 from enum import IntEnum, IntFlag
+from typing import final
 
 from worker.wire.headers import TcpSegment
 
@@ -37,6 +38,7 @@ class Event(IntFlag):
     BAD_ACK = 512
     DROPPED = 1024
 
+@final
 class Connection:
     """Times are microseconds of a clock of the caller's; sequence numbers are as they are on the wire."""
 
@@ -45,13 +47,13 @@ class Connection:
     iss: int
     """The initial sequence number; to be set only to stand for a connection that has sent 4 GiB since."""
 
-    def __init__(self, *, iss: int, mss: int = 1460, window: int = 262144, memory: int = 4194304) -> None:
+    def __init__(self, iss: int, mss: int = 1460, window: int = 262144, memory: int = 4194304) -> None:
         """A closed connection. `mss`: payload bytes that the MTU allows; `window` and `memory` in bytes."""
     def hold(self, syn: TcpSegment, now: int) -> None:
         """Keep what the other end's SYN says, without an answer yet."""
     def answer(self) -> None:
         """Let the SYN that is held be answered."""
-    def call(self, now: int) -> None:
+    def call(self) -> None:
         """Open a connection to the other end."""
     def receive(self, segment: TcpSegment, now: int) -> Event:
         """Take in a segment. Raises MemoryError where the engine would abort the connection."""
@@ -71,6 +73,9 @@ class Connection:
     @property
     def deadline(self) -> int | None:
         """When `on_timer` must be called."""
+    @property
+    def ack_deadline(self) -> int | None:
+        """When it must be called for an acknowledgment that waits for data to carry it."""
     @property
     def received(self) -> bytes:
         """All that the host socket has taken."""

@@ -5,6 +5,7 @@ It does with the state machine what the engine does: gives it segments and deadl
 plays the host socket, which takes what is in order at once or, with `reading` off, leaves it in the receive ring.
 """
 
+from cython cimport final
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from posix.uio cimport iovec
 
@@ -81,6 +82,7 @@ cdef bytes ring_bytes(const Ring* ring, uint32_t offset, uint32_t length):
     return first + (<char*>pieces[1].iov_base)[:pieces[1].iov_len]
 
 
+@final
 cdef class Connection:
     cdef Tcb tcb
     cdef RingPool pool
@@ -89,7 +91,7 @@ cdef class Connection:
     cdef bytearray taken
     cdef public bint reading
 
-    def __cinit__(self, *, uint32_t iss, uint16_t mss=1460, uint32_t window=262144, size_t memory=4194304):
+    def __init__(self, uint32_t iss, uint16_t mss=1460, uint32_t window=262144, size_t memory=4194304):
         pool_init(&self.pool, memory)
         tcp_init(&self.tcb, iss, mss, window)
         self.own_mss = mss
@@ -108,8 +110,8 @@ cdef class Connection:
     def answer(self):
         tcp_open(&self.tcb)
 
-    def call(self, int64_t now):
-        tcp_connect(&self.tcb, now)
+    def call(self):
+        tcp_connect(&self.tcb)
 
     def receive(self, segment, int64_t now):
         cdef TcpView view
@@ -187,6 +189,10 @@ cdef class Connection:
     @property
     def deadline(self):
         return next_deadline(&self.tcb) or None
+
+    @property
+    def ack_deadline(self):
+        return self.tcb.ack_at or None
 
     @property
     def received(self):

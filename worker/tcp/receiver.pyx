@@ -19,10 +19,10 @@ from worker.tcp.congestion cimport cc_enter_recovery, cc_leave, cc_on_ack, cc_st
 from worker.tcp.rtt cimport rtt_on_ack
 from worker.tcp.scoreboard cimport lost_edge, range_insert, sack_prune, sack_update
 from worker.tcp.tcb cimport (
-    CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, DUP_THRESHOLD, ESTABLISHED, EV_ACKED, EV_BAD_ACK,
-    EV_CLOSED, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET, EV_RING, FIN_WAIT_1, FIN_WAIT_2,
-    LAST_ACK, LISTEN, MAX_OOO, PAWS_MAX_AGE, RCV_WSCALE, SYN_RECEIVED, SYN_SENT, TIME_WAIT, TIME_WAIT_PERIOD, in_flight,
-    may_receive, set_state, tcp_touch,
+    CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, DELAYED_ACK, DUP_THRESHOLD, ESTABLISHED, EV_ACKED,
+    EV_BAD_ACK, EV_CLOSED, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET, EV_RING, FIN_WAIT_1,
+    FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PAWS_MAX_AGE, RCV_WSCALE, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
+    TIME_WAIT_PERIOD, in_flight, may_receive, set_state, tcp_touch,
 )
 from worker.wire.seqnum cimport seq_ge, seq_gt, seq_le, seq_lt
 from worker.wire.tcp cimport TCP_ACK, TCP_DEFAULT_MSS, TCP_FIN, TCP_RST, TCP_SYN
@@ -77,11 +77,10 @@ cdef void tcp_open(Tcb* t) noexcept nogil:
     t.send_syn = True
 
 
-cdef void tcp_connect(Tcb* t, int64_t now) noexcept nogil:
+cdef void tcp_connect(Tcb* t) noexcept nogil:
     """Open a connection to the guest."""
     set_state(t, SYN_SENT)
     t.send_syn = True
-    t.last_heard = now
 
 
 cdef int receive_syn_sent(Tcb* t, const TcpView* s, int64_t now) noexcept nogil:
@@ -212,12 +211,22 @@ cdef void close_gaps(Tcb* t) noexcept nogil:
         t.ooo_last = t.ooo_last - gone if t.ooo_last >= gone else 0
 
 
+cdef void acknowledge_later(Tcb* t, int64_t now) noexcept nogil:
+    t.ack_waits = True
+    t.conversing = False
+    t.ack_at = now + DELAYED_ACK
+
+
 cdef int take_data(
-    Tcb* t, const uint8_t* data, uint32_t seq, uint32_t length, RingPool* pool, Delivery* out
+    Tcb* t, const uint8_t* data, uint32_t seq, uint32_t length, int64_t now, RingPool* pool, Delivery* out
 ) noexcept nogil:
     """RFC 9293 3.10.7.4, seventh check; the segment has been cut to the window."""
     cdef int index
-    t.ack_now = True
+    if t.conversing and not t.ack_waits and length < t.rcv_mss and seq == t.rcv_nxt and t.ooo_count == 0:
+        # the answer will carry the acknowledgment (RFC 9293 3.8.6.3); every second segment is acknowledged at once
+        acknowledge_later(t, now)
+    else:
+        t.ack_now = True
     if length > t.rcv_mss:
         t.rcv_mss = <unsigned short>length
     if seq == t.rcv_nxt and t.rcv.used == 0 and t.ooo_count == 0:
@@ -251,7 +260,10 @@ cdef int take_fin(Tcb* t, int64_t now) noexcept nogil:
     """RFC 9293 3.10.7.4, eighth check."""
     t.fin_received = True
     t.rcv_nxt += 1
-    t.ack_now = True
+    if t.state == ESTABLISHED and not t.ack_now and not t.ack_waits:
+        acknowledge_later(t, now)  # most hosts close now as well: their FIN will carry it
+    else:
+        t.ack_now = True
     if t.state == ESTABLISHED:
         set_state(t, CLOSE_WAIT)
     elif t.state == FIN_WAIT_1:
@@ -344,7 +356,7 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
     if not may_receive(t):
         return events
     if length:
-        events |= take_data(t, data, seq, length, pool, out)
+        events |= take_data(t, data, seq, length, now, pool, out)
     if fin and seq + length == t.rcv_nxt and not events & EV_DROPPED:
         events |= take_fin(t, now)
     return events

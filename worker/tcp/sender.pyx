@@ -3,9 +3,9 @@
 
 Theory of operation. The send ring holds every byte from `snd_una` on: those in flight and those that wait.
 `tcp_next_segment` is called until it says no; it prefers SYN, then retransmissions of what counts as lost, then new
-data as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which every
-other segment carries along. Silly windows are avoided on both sides (RFC 9293 3.8.6.2); there is no Nagle delay, for
-the bytes come from a host socket that has had its own.
+data as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which
+every other segment carries along. Silly windows are avoided on both sides (RFC 9293 3.8.6.2); there is no Nagle delay,
+for the bytes come from a host socket that has had its own.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -14,7 +14,7 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK, 
+    CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
     is_synchronized, rcv_undelivered, set_state, snd_end,
 )
@@ -49,6 +49,8 @@ cdef void finish(Tcb* t, OutSegment* out, int64_t now) noexcept nogil:
     out.window = advertise(t)
     t.last_ack_sent = t.rcv_nxt
     t.ack_now = False
+    t.ack_waits = False
+    t.ack_at = 0
     if t.rexmit_at == 0 and in_flight(t):
         t.rexmit_at = now + t.rto
 
@@ -153,6 +155,8 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     out.flags = TCP_ACK
     out.offset = t.snd_nxt - t.snd_una
     out.length = n
+    if n and t.last_ack_sent != t.rcv_nxt:
+        t.conversing = True
     t.snd_nxt += n
     t.persist_at = 0
     if flight == 0:
@@ -211,6 +215,9 @@ cdef int tcp_on_timer(Tcb* t, int64_t now) noexcept nogil:
             t.send_syn = True
         else:
             cc_enter_loss(t)
+    if t.ack_at != 0 and now >= t.ack_at:
+        t.ack_at = 0
+        t.ack_now = True
     if t.persist_at != 0 and now >= t.persist_at:
         if t.keepalives >= MAX_RETRANSMITS:
             return EV_TIMEOUT

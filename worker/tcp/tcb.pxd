@@ -56,6 +56,7 @@ cdef enum:
     RTO_MAX = 60000000  # us; RFC 6298 2.5
     MAX_RETRANSMITS = 15  # RFC 9293 3.8.3 (R2): about 9 minutes, so that a paused VM keeps its connections
     MAX_SYN_RETRANSMITS = 3  # 15 s, then a forwarded connection is reset
+    DELAYED_ACK = 1000  # us; RFC 9293 3.8.6.3 allows 500 ms, but a guest with Nagle's algorithm waits for it
     KEEPALIVE_IDLE = 7200000000  # us; RFC 9293 3.8.4
     KEEPALIVE_IDLE_HALF_CLOSED = 120000000  # us; ours: a guest that is gone leaves nothing behind
     KEEPALIVE_INTERVAL = 75000000  # us
@@ -73,6 +74,8 @@ cdef struct Tcb:
     bint ts_ok
     bint sack_ok
     bint ack_now
+    bint ack_waits  # an acknowledgment is due, but may wait for data to carry it
+    bint conversing  # the last data of the guest was answered with data
     bint send_syn
     bint fin_queued
     bint fin_sent
@@ -130,7 +133,7 @@ cdef struct Tcb:
     int64_t rexmit_at
     int64_t persist_at
     int64_t idle_at
-    int64_t last_heard
+    int64_t ack_at
 
 
 cdef struct Delivery:
@@ -178,7 +181,7 @@ cdef inline uint32_t rcv_undelivered(const Tcb* t) noexcept nogil:
 
 
 cdef inline int64_t next_deadline(const Tcb* t) noexcept nogil:
-    """When `tcp_on_timer` must be called; 0: never."""
+    """When `tcp_on_timer` must be called at the latest; 0: never. `ack_at` is not in it: it comes much earlier."""
     cdef int64_t at = t.rexmit_at
     if t.persist_at != 0 and (at == 0 or t.persist_at < at):
         at = t.persist_at
@@ -189,7 +192,6 @@ cdef inline int64_t next_deadline(const Tcb* t) noexcept nogil:
 
 cdef inline void tcp_touch(Tcb* t, int64_t now) noexcept nogil:
     """The guest was heard: the keepalive timer starts again (RFC 9293 3.8.4)."""
-    t.last_heard = now
     t.keepalives = 0
     if t.state == ESTABLISHED or t.state == CLOSE_WAIT:
         t.idle_at = now + KEEPALIVE_IDLE

@@ -91,8 +91,13 @@ class Guest:
         return self.connection.receive(segment, self.now)
 
     def hears(self) -> list[TcpSegment]:
-        """All the connection sends now, in the guest's numbers."""
-        return [self.relative(segment) for segment in self.connection.segments(self.now)]
+        """All the connection sends now, and the acknowledgment that waits for data in vain, in the guest's numbers."""
+        heard = self.connection.segments(self.now)
+        if self.connection.ack_deadline is not None:
+            self.now = self.connection.ack_deadline
+            self.connection.on_timer(self.now)
+            heard += self.connection.segments(self.now)
+        return [self.relative(segment) for segment in heard]
 
     def relative(self, segment: TcpSegment) -> TcpSegment:
         return replace(
@@ -146,7 +151,7 @@ def dialling(isn: int, offers: Options = OFFERS, *, window: int = 262144, memory
 def called(isn: int, offers: Options = OFFERS, *, window: int = 262144) -> Guest:
     """A guest that was dialled by the gateway: established, nothing sent."""
     guest = Guest(isn, offers, window=window)
-    guest.connection.call(guest.now)
+    guest.connection.call()
     guest.hears()
     guest.connection.receive(guest.syn(SYN | ACK, ack=1), guest.now)
     guest.hears()

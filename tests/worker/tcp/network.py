@@ -103,7 +103,7 @@ class Network:
     def run(self) -> int:
         """Open, transfer both ways, close; how long it took in microseconds."""
         began = self.now
-        self.sides[0].connection.call(self.now)
+        self.sides[0].connection.call()
         self._emit(0)
         while (at := self._next()) is not None:
             assert at < began + FOREVER, f"no end after {FOREVER} us"
@@ -115,7 +115,7 @@ class Network:
         return self.now - began
 
     def _next(self) -> int | None:
-        times = [side.connection.deadline for side in self.sides]
+        times = [due for side in self.sides for due in (side.connection.deadline, side.connection.ack_deadline)]
         times.append(self._arriving[0][0] if self._arriving else None)
         return min((at for at in times if at is not None), default=None)
 
@@ -134,8 +134,8 @@ class Network:
 
     def _expire(self) -> None:
         for index, side in enumerate(self.sides):
-            deadline = side.connection.deadline
-            if deadline is not None and deadline <= self.now:
+            due = (side.connection.deadline, side.connection.ack_deadline)
+            if any(at is not None and at <= self.now for at in due):
                 side.events |= side.connection.on_timer(self.now)
                 self._emit(index)
 

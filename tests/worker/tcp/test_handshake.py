@@ -59,7 +59,7 @@ def test_the_answer_to_a_syn_takes_up_what_was_offered_and_nothing_else(offers: 
 @pytest.mark.parametrize("offers", EVERY_OFFER)
 def test_a_call_offers_everything_and_then_uses_what_was_taken_up(offers: Options) -> None:
     guest = Guest(5, offers)
-    guest.connection.call(guest.now)
+    guest.connection.call()
     syn = guest.hears_one()
     assert (syn.flags, syn.mss, syn.window_scale, syn.sack_permitted) == (SYN, MSS, 7, True)
     assert syn.timestamp is not None
@@ -111,7 +111,7 @@ def test_a_repeated_syn_is_answered_again(isn: int) -> None:
 
 def test_a_call_without_answer_is_repeated_ever_more_slowly_and_given_up(isn: int) -> None:
     guest = Guest(isn, Options())
-    guest.connection.call(guest.now)
+    guest.connection.call()
     sent = [guest.now for _ in guest.hears()]
     while Event.TIMEOUT not in guest.waits_for_timer():
         assert guest.hears_one().flags == SYN
@@ -135,7 +135,7 @@ def test_an_answer_without_acknowledgment_is_repeated_and_given_up(isn: int) -> 
 
 def test_the_round_trip_of_a_repeated_syn_is_not_measured(isn: int) -> None:
     guest = Guest(isn, Options())
-    guest.connection.call(guest.now)
+    guest.connection.call()
     guest.hears()
     guest.waits_for_timer()
     guest.hears()
@@ -145,7 +145,7 @@ def test_the_round_trip_of_a_repeated_syn_is_not_measured(isn: int) -> None:
 
 def test_the_round_trip_of_the_handshake_is_measured(isn: int) -> None:
     guest = Guest(isn, Options())
-    guest.connection.call(guest.now)
+    guest.connection.call()
     guest.hears()
     guest.waits(40 * MS)
     guest.connection.receive(guest.syn(SYN | ACK, ack=1), guest.now)
@@ -157,7 +157,7 @@ def test_the_round_trip_of_the_handshake_is_measured(isn: int) -> None:
 
 def test_a_refused_call_is_reset(isn: int) -> None:
     guest = Guest(isn, Options())
-    guest.connection.call(guest.now)
+    guest.connection.call()
     guest.hears()
     assert guest.says(seq=0, ack=1, flags=RST | ACK) == Event.RESET
     assert guest.state() is State.CLOSED
@@ -166,7 +166,7 @@ def test_a_refused_call_is_reset(isn: int) -> None:
 @pytest.mark.parametrize("flags", [RST, ACK, FIN | ACK, SYN])
 def test_a_call_is_not_ended_or_opened_by_a_segment_that_does_not_answer_it(isn: int, flags: Flag) -> None:
     guest = Guest(isn, Options())
-    guest.connection.call(guest.now)
+    guest.connection.call()
     guest.hears()
     assert guest.says(seq=0, ack=1, flags=flags) == Event(0)
     assert guest.state() is State.SYN_SENT
@@ -175,7 +175,7 @@ def test_a_call_is_not_ended_or_opened_by_a_segment_that_does_not_answer_it(isn:
 @pytest.mark.parametrize("ack", [-1, 0, 2, 2**31])
 def test_an_answer_to_a_syn_that_was_never_sent_is_to_be_reset(isn: int, ack: int) -> None:
     guest = Guest(isn, Options())
-    guest.connection.call(guest.now)
+    guest.connection.call()
     guest.hears()
     assert guest.connection.receive(guest.syn(SYN | ACK, ack=ack), guest.now) == Event.BAD_ACK
     assert guest.says(seq=0, ack=ack, flags=RST | ACK) == Event(0)

@@ -376,3 +376,46 @@ def test_bytes_behind_a_gap_are_reported_even_while_data_goes_the_other_way(isn:
     *data, report = guest.hears()
     assert [len(segment.payload) for segment in data] == [1000] * 3
     assert (report.payload, report.sack) == (b"", ((1001, 2001),))
+
+
+# --- acknowledgments that wait (RFC 9293 section 3.8.6.3)
+
+
+def sends_now(guest: Guest) -> int:
+    """How many segments the connection sends at this very moment."""
+    return len(guest.connection.segments(guest.now))
+
+
+def test_a_small_request_is_acknowledged_by_its_answer(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    offers(guest, 1, 101)
+    assert sends_now(guest) == 0
+    guest.connection.send(b"answer")
+    answer = guest.hears_one()
+    assert (answer.payload, answer.ack) == (b"answer", 101)
+    assert guest.connection.ack_deadline is None
+
+
+def test_a_small_request_without_an_answer_is_acknowledged_after_a_millisecond(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    offers(guest, 1, 101)
+    assert guest.connection.ack_deadline == guest.now + 1 * MS
+    assert guest.hears_one().ack == 101
+
+
+def test_the_second_segment_is_acknowledged_at_once(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    offers(guest, 1, 101)
+    offers(guest, 101, 201)
+    assert sends_now(guest) == 1
+    assert guest.connection.ack_deadline is None
+
+
+def test_full_segments_and_gaps_are_acknowledged_at_once(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    offers(guest, 1, 1 + MSS)
+    assert sends_now(guest) == 1
+    guest.connection.send(b"answer")
+    sends_now(guest)
+    offers(guest, 3001, 3101)
+    assert sends_now(guest) == 1

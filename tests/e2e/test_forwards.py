@@ -1,0 +1,107 @@
+"""Forwarded ports, as gvproxy's users know them."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.guests.namespace import NamespaceGuest
+from tests.guests.servers import udp_echo
+from tests.guests.service import Attach, Service
+from tests.guests.waiting import wait_for
+
+pytestmark = pytest.mark.guest
+
+SIZE = 20_000_000
+
+
+@pytest.fixture
+def guest(service: Service, attach: Attach) -> NamespaceGuest:
+    guest = attach(service)
+    guest.configure()
+    return guest
+
+
+@contextlib.contextmanager
+def forwarded(service: Service, local: str, remote: str, protocol: str = "tcp") -> Iterator[None]:
+    service.expose(local, remote, protocol)
+    try:
+        yield
+    finally:
+        assert service.request("POST", "/services/forwarder/unexpose", {"local": local, "protocol": protocol})[0] == 200
+
+
+def test_datagrams_pass_a_forwarded_port_both_ways(service: Service, guest: NamespaceGuest) -> None:
+    with udp_echo(guest.namespace, guest.lease.ip) as port:
+        with forwarded(service, "127.0.0.1:5300", f"{guest.lease.ip}:{port}", "udp"):
+            with service.host.entered():
+                client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            with client:
+                client.settimeout(5)
+                client.connect(("127.0.0.1", 5300))
+                for size in (1, 1472, 1473, 8000):
+                    client.send(bytes(size))
+                    assert len(client.recv(65536)) == size
+
+
+def test_half_close_passes_a_forwarded_port_both_ways(service: Service, guest: NamespaceGuest) -> None:
+    """The host sends and closes its direction; the guest answers only then, and the answer arrives whole."""
+    with guest.namespace.entered():
+        listener = socket.create_server((guest.lease.ip, 0))
+    received = bytearray()
+
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            while data := connection.recv(1 << 16):
+                received.extend(data)
+            connection.sendall(received[::-1])
+
+    server = threading.Thread(target=answer)
+    server.start()
+    message = bytes(range(256)) * (SIZE // 256)
+    with listener, forwarded(service, "127.0.0.1:5301", f"{guest.lease.ip}:{listener.getsockname()[1]}"):
+        with service.host.entered():
+            client = socket.create_connection(("127.0.0.1", 5301), 10)
+        with client:
+            client.sendall(message)
+            client.shutdown(socket.SHUT_WR)
+            back = b"".join(iter(lambda: client.recv(1 << 16), b""))
+        server.join(10)
+    assert bytes(received) == message
+    assert back == message[::-1]
+
+
+def test_a_port_that_the_guest_does_not_serve_resets_the_client(service: Service, guest: NamespaceGuest) -> None:
+    with forwarded(service, "127.0.0.1:5302", f"{guest.lease.ip}:9"):
+        with service.host.entered():
+            client = socket.create_connection(("127.0.0.1", 5302), 5)
+        with client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_a_port_in_use_is_said_to_be(service: Service, guest: NamespaceGuest) -> None:
+    with service.host.entered():
+        holder = socket.create_server(("127.0.0.1", 5303))
+    with holder:
+        body = {"local": "127.0.0.1:5303", "remote": f"{guest.lease.ip}:80"}
+        status, text = service.request("POST", "/services/forwarder/expose", body)
+    assert status == 500
+    assert "listen tcp 127.0.0.1:5303: bind: address already in use" in text
+
+
+def test_a_forward_waits_for_its_guest(service: Service, attach: Attach) -> None:
+    guest = attach(service)
+    lease = guest.configure()
+    guest.close()
+    wait_for(lambda: all(vm["mac"] != guest.mac for vm in service.get("/v1/vms")["vms"]), 5, "the VM to be gone")
+    with forwarded(service, "127.0.0.1:5304", f"{lease.ip}:80"):
+        back = attach(service, guest.mac)
+        back.configure()
+        back.sh("d=$(mktemp -d) && echo back >$d/index.html && busybox httpd -p 80 -h $d")
+        fetched = service.host.run("curl", "-sS", "--max-time", "5", "http://127.0.0.1:5304/")
+        assert fetched.stdout == "back\n", fetched.stderr
