@@ -8,7 +8,9 @@ the window, handle RST and SYN, take the acknowledgment, then the payload, then 
 the caller must do about it comes back as `Event` bits. Old duplicates are cut to nothing and answered by an ACK, but
 their acknowledgment field still counts, as in BSD.
 
-Left out: urgent data is plain data (RFC 6093 advises against it); ECN bits are ignored; simultaneous open ends in RST.
+Left out: urgent data is plain data (RFC 6093 advises against it); ECN bits are ignored; a SYN that crosses ours is not
+answered; a segment without the timestamp that was agreed on is taken all the same, as Linux does (RFC 7323 3.2 says to
+drop it).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
