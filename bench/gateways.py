@@ -1,6 +1,6 @@
 """The gateways that are measured side by side, each with a namespace guest behind it.
 
-All run in a namespace that plays the host. Moorage and passt speak QEMU's framing and get the same bridge to the
+All run in a namespace that plays the host. All but slirp4netns speak QEMU's framing and get the same bridge to the
 guest's tap device (``tapbridge.c``); slirp4netns opens the tap itself, so its CPU time holds the bridge's work too.
 """
 
@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import json
 import os
 import shutil
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from bench.processes import tree
+from bench.programs import LIBSLIRP_HEADERS, Programs
 from tests.guests.guest import DHCP_SCRIPT
 from tests.guests.namespace import Namespace
 from tests.guests.service import Service
@@ -22,14 +25,30 @@ from tests.guests.waiting import wait_for
 
 NOBODY = 65534
 INTERFACE = "tap0"
-SOURCE = Path(__file__).with_name("tapbridge.c")
+MAC = "5a:94:ef:e4:0c:ee"
+FORWARDED = 7100
+"""The first of the host's ports that lead into the guest."""
+GUEST_PORT = 7200
+"""The guest's port behind it; the others follow in the same order."""
+PORTS = 4
+"""Ports of each server; so many as ``load.c`` says."""
 
 
-def build_bridge(directory: Path) -> Path:
-    """Compile ``tapbridge.c`` into `directory`."""
-    program = directory / "tapbridge"
-    subprocess.run(["gcc", "-O2", "-pthread", "-o", program, SOURCE], check=True)
-    return program
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What a gateway is started with."""
+
+    programs: Programs
+    directory: Path
+    mtu: int
+    queue: int
+    """Packets that wait in the guest's tap device before it drops some."""
+    forwards: bool = False
+    """Whether `PORTS` ports of the host lead into the guest."""
+
+    def pairs(self) -> list[tuple[int, int]]:
+        """(host's port, guest's port) of every forward."""
+        return [(FORWARDED + i, GUEST_PORT + i) for i in range(PORTS)] if self.forwards else []
 
 
 class Gateway(abc.ABC):
@@ -38,16 +57,18 @@ class Gateway(abc.ABC):
     name: str
     host_address: str
     """What the guest calls the host's 127.0.0.1."""
+    carries = frozenset({"tcp", "udp", "forward"})
 
-    def __init__(self, host: Namespace, directory: Path, bridge: Path, mtu: int, queue: int) -> None:
-        """`queue`: packets that wait in the guest's tap device before it drops some."""
+    def __init__(self, host: Namespace, link: Link) -> None:
         self.host = host
-        self.mtu = mtu
-        self.queue = queue
-        self._directory = directory
-        self._bridge = bridge
+        self.link = link
         self._running = contextlib.ExitStack()
         self.guest: Namespace
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        """Whether it can be measured here."""
+        return shutil.which(cls.name) is not None
 
     @abc.abstractmethod
     def start(self) -> None:
@@ -56,6 +77,10 @@ class Gateway(abc.ABC):
     @abc.abstractmethod
     def pids(self) -> list[int]:
         """Every process of the gateway."""
+
+    def worker_pids(self) -> list[int]:
+        """Those of `pids` that carry traffic, where that is not all of them."""
+        return []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as running:
@@ -70,17 +95,30 @@ class Gateway(abc.ABC):
 
     def _start(self, *argv: str) -> subprocess.Popen[bytes]:
         """A process of the host that ends with this gateway; its output is kept in a file."""
-        with (self._directory / f"{self.name}.log").open("wb") as log:
+        with (self.link.directory / f"{self.name}.log").open("wb") as log:
             process = self.host.start(*argv, output=log)
         self._running.callback(_end, process)
         return process
 
-    def _attach(self, socket: Path) -> None:
-        """Join the guest to a socket of QEMU's framing, and configure it by DHCP."""
+    def _folder(self) -> Path:
+        """An empty folder that nobody may write to, and that is gone with this gateway."""
+        folder = self.link.directory / self.guest.name
+        folder.mkdir()
+        os.chown(folder, NOBODY, NOBODY)
+        self._running.callback(shutil.rmtree, folder)
+        return folder
+
+    def _bridge(self, socket: Path) -> None:
+        """Join the guest's device to a socket of QEMU's framing."""
         wait_for(socket.exists, 10, f"{self.name}'s socket")
-        self._start(str(self._bridge), self.guest.name, INTERFACE, str(socket))
-        wait_for(lambda: self.guest.run("ip", "link", "set", INTERFACE, "up").returncode == 0, 5, "the tap device")
-        lease = self._directory / "lease"
+        self._start(self.link.programs.path("tapbridge"), self.guest.name, INTERFACE, str(socket))
+        up = ("ip", "link", "set", INTERFACE, "address", MAC, "up")
+        wait_for(lambda: self.guest.run(*up).returncode == 0, 5, "the tap device")
+
+    def _attach(self, socket: Path) -> None:
+        """Bridge, and configure the guest by DHCP."""
+        self._bridge(socket)
+        lease = self.link.directory / "lease"
         got = self.guest.run(
             *("env", f"LEASE_FILE={lease}", "busybox", "udhcpc", "-i", INTERFACE, "-f", "-n", "-q", "-t", "5"),
             *("-T", "1", "-O", "mtu", "-s", str(DHCP_SCRIPT)),
@@ -89,7 +127,7 @@ class Gateway(abc.ABC):
         self._set_device()
 
     def _set_device(self) -> None:
-        self.guest.ip("link", "set", INTERFACE, "mtu", str(self.mtu), "txqueuelen", str(self.queue))
+        self.guest.ip("link", "set", INTERFACE, "mtu", str(self.link.mtu), "txqueuelen", str(self.link.queue))
 
 
 class Moorage(Gateway):
@@ -98,12 +136,21 @@ class Moorage(Gateway):
     name = "moorage"
     host_address = "192.168.127.254"
 
+    @classmethod
+    def is_installed(cls) -> bool:
+        return True
+
     def start(self) -> None:
-        self._service = self._running.enter_context(Service(self.host, "--mtu", str(self.mtu)))
+        self._service = self._running.enter_context(Service(self.host, "--mtu", str(self.link.mtu)))
         self._attach(self._service.link_path)
+        for host_port, guest_port in self.link.pairs():
+            self._service.expose(f"127.0.0.1:{host_port}", f"192.168.127.2:{guest_port}")
 
     def pids(self) -> list[int]:
         return list(self._service.processes())
+
+    def worker_pids(self) -> list[int]:
+        return [self._service.vm(MAC)["worker_pid"]]
 
 
 class Passt(Gateway):
@@ -113,19 +160,38 @@ class Passt(Gateway):
     host_address = "192.168.127.1"
 
     def start(self) -> None:
-        folder = self._directory / f"passt-{self.guest.name}"
-        folder.mkdir()
-        os.chown(folder, NOBODY, NOBODY)
-        self._running.callback(shutil.rmtree, folder)
-        socket = folder / "s"
+        socket = self._folder() / "s"
+        forwards = ",".join(f"{host_port}:{guest_port}" for host_port, guest_port in self.link.pairs())
         self._process = self._start(
             *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "passt", "-f", "-s", str(socket)),
-            *("-a", "192.168.127.2", "-n", "24", "-g", self.host_address, "-m", str(self.mtu), "--no-dhcpv6"),
+            *("-a", "192.168.127.2", "-n", "24", "-g", self.host_address, "-m", str(self.link.mtu), "--no-dhcpv6"),
+            *(["-t", f"127.0.0.1/{forwards}"] if forwards else []),
         )
         self._attach(socket)
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)
+
+
+class Libslirp(Gateway):
+    """libslirp as QEMU's user network drives it, on the link of the others."""
+
+    name = "libslirp"
+    host_address = "192.168.127.1"
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        return LIBSLIRP_HEADERS.exists()
+
+    def start(self) -> None:
+        socket = self._folder() / "s"
+        program = self.link.programs.path("slirpstream")
+        forwards = [f"{host_port}:{guest_port}" for host_port, guest_port in self.link.pairs()]
+        self._process = self._start(program, str(socket), str(self.link.mtu), *forwards)
+        self._attach(socket)
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
 
 
 class Slirp4netns(Gateway):
@@ -135,18 +201,70 @@ class Slirp4netns(Gateway):
     host_address = "10.0.2.2"
 
     def start(self) -> None:
+        api = self._folder() / "api"
         self._process = self._start(
-            *("slirp4netns", "--configure", f"--mtu={self.mtu}", "--netns-type=path"),
+            *("slirp4netns", "--configure", f"--mtu={self.link.mtu}", "--netns-type=path", f"--api-socket={api}"),
             *(f"/run/netns/{self.guest.name}", INTERFACE),
         )
         wait_for(lambda: "10.0.2.100" in self.guest.run("ip", "address").stdout, 10, "slirp4netns")
         self._set_device()
+        for host_port, guest_port in self.link.pairs():
+            arguments = {"proto": "tcp", "host_addr": "127.0.0.1", "host_port": host_port, "guest_port": guest_port}
+            request = json.dumps({"execute": "add_hostfwd", "arguments": arguments})
+            answer = self.host.run("sh", "-c", f"echo '{request}' | busybox nc local:{api}").stdout
+            assert "error" not in answer, answer
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)
 
 
-GATEWAYS: tuple[type[Gateway], ...] = (Moorage, Passt, Slirp4netns)
+class Gvproxy(Gateway):
+    """gvisor-tap-vsock."""
+
+    name = "gvproxy"
+    host_address = "192.168.127.254"
+
+    def start(self) -> None:
+        folder = self._folder()
+        socket, api = folder / "s", folder / "api"
+        self._process = self._start(
+            *("gvproxy", "-listen-qemu", f"unix://{socket}", "-listen", f"unix://{api}", "-mtu", str(self.link.mtu)),
+        )
+        self._attach(socket)
+        for host_port, guest_port in self.link.pairs():
+            body = json.dumps({"local": f"127.0.0.1:{host_port}", "remote": f"192.168.127.2:{guest_port}"})
+            url = "http://gvproxy/services/forwarder/expose"
+            exposed = self.host.run("curl", "-sf", "--unix-socket", str(api), "-d", body, url)
+            assert exposed.returncode == 0, exposed.stderr
+
+    def pids(self) -> list[int]:
+        return tree(self._process.pid)
+
+
+class Ceiling(Gateway):
+    """The least that one thread can do for TCP on this link (``ceiling.c``): how far away the limit is."""
+
+    name = "ceiling"
+    host_address = "192.168.127.254"
+    carries = frozenset({"tcp"})
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        return True
+
+    def start(self) -> None:
+        socket = self._folder() / "s"
+        self._process = self._start(self.link.programs.path("ceiling"), str(socket), str(self.link.mtu))
+        self._bridge(socket)
+        self.guest.ip("address", "add", "192.168.127.2/24", "dev", INTERFACE)
+        self.guest.ip("route", "add", "default", "via", "192.168.127.1")
+        self._set_device()
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
+
+
+GATEWAYS: tuple[type[Gateway], ...] = (Moorage, Passt, Libslirp, Slirp4netns, Gvproxy, Ceiling)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -27,10 +27,11 @@ def main(host: str, port: int, count: int) -> None:
         signal.pause()
 
 
-def allow_open_files() -> None:
-    """As many descriptors as the system allows this process."""
+def allow_open_files() -> int:
+    """Take as many descriptors as the system allows this process and those it starts; returns how many."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _open(opened: contextlib.ExitStack, address: tuple[str, int], count: int) -> None:

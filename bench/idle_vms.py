@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from bench.processes import pss
+from bench.processes import cpu_seconds, pss
 from tests.guests.bare import BareVm
 from tests.guests.host import make_host
 from tests.guests.service import Service
@@ -38,10 +38,12 @@ class IdleVms:
     latency_max: float
     others_pss: int
     """Bytes of all other processes of the service."""
+    idle_cpu: float
+    """CPU seconds of the whole service for each second in which nothing happens; 0 where that was not measured."""
 
 
-def measure(count: int) -> IdleVms:
-    """Attach `count` VMs to a service of their own."""
+def measure(count: int, idle_seconds: float = 0.0) -> IdleVms:
+    """Attach `count` VMs to a service of their own; then leave them alone for `idle_seconds`."""
     with contextlib.ExitStack() as stack:
         host = stack.enter_context(make_host())
         service = stack.enter_context(Service(host))
@@ -55,7 +57,17 @@ def measure(count: int) -> IdleVms:
         assert len(workers) == count
         sizes = [pss(pid) for pid in workers]
         others = sum(pss(pid) for pid in service.processes() if pid not in workers)
-        return IdleVms(count, statistics.mean(sizes), max(sizes), statistics.median(latencies), max(latencies), others)
+        idle_cpu = _cpu_while_idle(service, idle_seconds) if idle_seconds else 0.0
+        return IdleVms(
+            count, statistics.mean(sizes), max(sizes), statistics.median(latencies), max(latencies), others, idle_cpu
+        )
+
+
+def _cpu_while_idle(service: Service, seconds: float) -> float:
+    pids = service.processes()
+    before = cpu_seconds(pids)
+    time.sleep(seconds)
+    return (cpu_seconds(pids) - before) / seconds
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -186,6 +186,7 @@ cdef struct LinkOut:
     size_t fifo_end
     bint blocked
     int64_t blocked_at
+    bint watched  # readiness is asked to tell of room
 
 
 cdef struct Datagram:

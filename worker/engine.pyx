@@ -161,7 +161,7 @@ cdef class Engine:
         self.upcall_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.set_blocking(link_fd, False)
         error = ready_add(
-            &self.core.ready, link_fd, token_of(TAG_LINK, NULL), READY_IN | READY_OUT | READY_EDGE
+            &self.core.ready, link_fd, token_of(TAG_LINK, NULL), READY_IN | READY_EDGE
         )
         if error:
             raise OSError(error, f"link: {os.strerror(error)}")

@@ -16,7 +16,7 @@ from worker.core cimport (
 from worker.counters cimport C_SYSCALLS_WAIT
 from worker.dispatch cimport batch_done, frame_from_guest
 from worker.ip.reassembly cimport reassembly_expire
-from worker.link.output cimport out_flush, out_pending
+from worker.link.output cimport out_flush, out_pending, out_watch
 from worker.link.stream cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, link_receive
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
@@ -48,6 +48,7 @@ cdef extern from "<poll.h>" nogil:
 cdef enum:
     LISTENER_QUANTUM = 64
     BATCHES_PER_TURN = 4
+    LINK_PATIENCE = 5000  # us
 
 
 cdef int64_t clock_us() noexcept nogil:
@@ -105,6 +106,7 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
                 core.link_ended = True
             if what & READY_OUT:
                 core.out.blocked = False
+                out_watch(core, False)
         elif tag == TAG_PYTHON:
             python_events[found] = events[i]
             found += 1
@@ -225,8 +227,11 @@ cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noex
     cdef int n
     while True:
         core.now = clock_us()
-        if core.out.blocked and core.now - core.out.blocked_at < 5000:
-            wait_for_link(core)
+        if core.out.blocked:
+            if core.now - core.out.blocked_at < LINK_PATIENCE:
+                wait_for_link(core)
+            else:
+                out_watch(core, True)
         n = ready_wait(
             &core.ready, events, 0 if work_waits(core) or core.upcalls.count else timeout_ms(core, deadline)
         )

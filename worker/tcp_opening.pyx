@@ -5,7 +5,7 @@ A connection that the guest opens is answered when the host connection is up; a 
 as RST, an unreachable host as ICMP, silence as silence.
 """
 
-from libc.errno cimport EACCES, EINPROGRESS, EINTR, ENETUNREACH, errno
+from libc.errno cimport EACCES, EALREADY, EINPROGRESS, EINTR, ENETUNREACH, errno
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -26,7 +26,7 @@ from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_connect, tcp_hold_syn
 from worker.tcp_flows cimport connect_failed, destroy, host_is_up, new_flow, want_output
 from worker.upcall_queue cimport UPCALL_STREAM, upcall_push
-from worker.wire.addr cimport Addr, addr_in_prefix, addr_is_v4, addr_v4
+from worker.wire.addr cimport Addr, addr_in_prefix, addr_is_v4, addr_v4, is_loopback
 from worker.wire.ipv4 cimport IPV4_HEADER_LEN
 from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 
@@ -36,9 +36,23 @@ cdef enum:
     FIRST_EPHEMERAL = 49152  # RFC 6335 section 6
 
 
-cdef void dial(Core* core, TcpFlow* flow, const Verdict* verdict) noexcept nogil:
+cdef int start_connect(int fd, const Addr* host, uint16_t port) noexcept nogil:
+    """Connect without waiting: 0, EINPROGRESS or another errno.
+
+    To the host's own loopback the handshake is over when `connect` returns, though it says EINPROGRESS: asking again
+    spares the flow a turn of the loop.
+    """
     cdef sockaddr_in name
-    cdef int error = 0
+    to_sockaddr(&name, host, port)
+    if connect(fd, <sockaddr*>&name, sizeof(name)) == 0:
+        return 0
+    if errno == EINPROGRESS and is_loopback(host) and connect(fd, <sockaddr*>&name, sizeof(name)) == 0:
+        return 0
+    return EINPROGRESS if errno in (EINTR, EALREADY) else errno
+
+
+cdef void dial(Core* core, TcpFlow* flow, const Verdict* verdict) noexcept nogil:
+    cdef int error
     if not addr_is_v4(&verdict.host):
         connect_failed(core, flow, ENETUNREACH)
         return
@@ -47,13 +61,12 @@ cdef void dial(Core* core, TcpFlow* flow, const Verdict* verdict) noexcept nogil
         connect_failed(core, flow, errno)
         return
     set_option(flow.fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    set_option(flow.fd, SOL_SOCKET, SO_KEEPALIVE, 1)
-    to_sockaddr(&name, &verdict.host, verdict.host_port)
-    if connect(flow.fd, <sockaddr*>&name, sizeof(name)) != 0:
-        error = errno
-        if error != EINPROGRESS and error != EINTR:
-            connect_failed(core, flow, error)
-            return
+    if not is_loopback(&verdict.host):  # a peer on this host cannot vanish without a word
+        set_option(flow.fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    error = start_connect(flow.fd, &verdict.host, verdict.host_port)
+    if error != 0 and error != EINPROGRESS:
+        connect_failed(core, flow, error)
+        return
     flow.connecting = error != 0
     count(core, C_SYSCALLS_CONTROL)
     flow.watches_out = flow.connecting
@@ -126,7 +139,7 @@ cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t por
     """The address by which the guest sees a client: its own where that can be; False: no port is free."""
     cdef int _
     cdef bint own = (
-        addr_is_v4(client) and addr_v4(client)[0] != 127 and addr_v4(client)[0] != 0
+        addr_is_v4(client) and not is_loopback(client) and addr_v4(client)[0] != 0
         and not addr_in_prefix(client, &core.subnet, core.prefix_bits)
     )
     key.peer = client[0] if own else core.gateway_ip
@@ -165,7 +178,8 @@ cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* na
     flow.from_host = True
     flow.host_writable = True
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+    if not is_loopback(&client):
+        set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     count(core, C_TCP_OPENED_BY_HOST)
     count(core, C_SYSCALLS_CONTROL)
     if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):

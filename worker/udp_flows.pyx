@@ -39,7 +39,7 @@ from worker.readiness cimport (
 )
 from worker.socket_errors cimport HostError, errors_enable, errors_next
 from worker.timers cimport wheel_arm, wheel_disarm
-from worker.wire.addr cimport addr_eq, addr_from_v4, addr_in_prefix, addr_is_v4, addr_v4
+from worker.wire.addr cimport addr_eq, addr_from_v4, addr_in_prefix, addr_is_v4, is_loopback
 from worker.wire.checksum cimport csum_add, csum_fold
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
 from worker.wire.icmp cimport ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE
@@ -321,7 +321,7 @@ cdef void read_errors(Core* core, UdpFlow* flow) noexcept nogil:
             return
         peer = seen_by_guest(core, &error.destination)
         source = seen_by_guest(core, &error.offender) if error.has_offender else core.gateway_ip
-        if addr_is_v4(&source) and addr_v4(&source)[0] == 127:
+        if is_loopback(&source):
             source = core.gateway_ip
         put_ipv4(quote, &flow.head.key.guest, &peer, IPPROTO_UDP_, UDP_HEADER_LEN, 0, 0)
         put_udp(quote + IPV4_HEADER_LEN, flow.head.key.guest_port, error.port, 0, 0)
@@ -387,7 +387,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
     cdef FlowKey key
     cdef UdpFlow* flow
     cdef int _
-    cdef bint own = addr_is_v4(client) and addr_v4(client)[0] != 127 and not addr_in_prefix(
+    cdef bint own = addr_is_v4(client) and not is_loopback(client) and not addr_in_prefix(
         client, &core.subnet, core.prefix_bits
     )
     memset(&key, 0, sizeof(key))

@@ -15,12 +15,13 @@ from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
 from worker.core cimport (
-    LINK_PREFIX_MAX, OUT_BATCH_BYTES, OUT_FIFO_SIZE, OUT_SLOT_LEN, OUT_SLOTS, Core, count, count_by,
+    LINK_PREFIX_MAX, OUT_BATCH_BYTES, OUT_FIFO_SIZE, OUT_SLOT_LEN, OUT_SLOTS, TAG_LINK, Core, count, count_by,
+    token_of,
 )
 from worker.counters cimport (
     C_LINK_BLOCKED, C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES, C_SYSCALLS_LINK_SEND,
 )
-from worker.readiness cimport READY_OUT, ready_rearm
+from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_modify
 from worker.ring cimport pool_unpin
 from worker.wire._cursor cimport store_u32
 
@@ -152,8 +153,16 @@ cdef int block(Core* core) noexcept nogil:
         count(core, C_LINK_BLOCKED)
     core.out.blocked = True
     core.out.blocked_at = core.now
-    ready_rearm(&core.ready, core.link_fd, READY_OUT)
     return 1
+
+
+cdef void out_watch(Core* core, bint on) noexcept nogil:
+    """Be told when a full link takes more. Off while it is not full: each read of the guest's would wake us."""
+    if core.out.watched != on:
+        core.out.watched = on
+        ready_modify(
+            &core.ready, core.link_fd, token_of(TAG_LINK, NULL), READY_IN | READY_EDGE | (READY_OUT if on else 0)
+        )
 
 
 cdef int send_batch(Core* core) noexcept nogil:

@@ -33,6 +33,7 @@ cdef enum:
     MIN_MSS = 64
     # A guest that announces less is not believed (it would make the gateway send a header per byte).
     TS_OPTION_LEN = 12
+    WINDOW_ENOUGH = 32768  # bytes still promised (and two segments): the guest is not waiting for more
 
 
 cdef void take_syn(Tcb* t, const TcpView* s, int64_t now) noexcept nogil:
@@ -214,8 +215,9 @@ cdef void close_gaps(Tcb* t) noexcept nogil:
 
 
 cdef void acknowledge_later(Tcb* t, int64_t now) noexcept nogil:
+    """An answer of the host may carry the acknowledgment; the second segment without one is acknowledged at once
+    (RFC 9293 3.8.6.3)."""
     t.ack_waits = True
-    t.conversing = False
     t.ack_at = now + DELAYED_ACK
 
 
@@ -224,8 +226,7 @@ cdef int take_data(
 ) noexcept nogil:
     """RFC 9293 3.10.7.4, seventh check; the segment has been cut to the window."""
     cdef int index
-    if t.conversing and not t.ack_waits and length < t.rcv_mss and seq == t.rcv_nxt and t.ooo_count == 0:
-        # the answer will carry the acknowledgment (RFC 9293 3.8.6.3); every second segment is acknowledged at once
+    if seq == t.rcv_nxt and t.ooo_count == 0 and not t.ack_now and not t.ack_waits:
         acknowledge_later(t, now)
     else:
         t.ack_now = True
@@ -375,6 +376,8 @@ cdef void tcp_delivered(Tcb* t, RingPool* pool, unsigned int sliced, unsigned in
             ring_release(pool, &t.rcv)
     # a window update only when it is worth a segment (RFC 9293 3.8.6.2.2)
     edge = t.rcv_user + t.rcv_cap
+    if t.rcv_adv - t.rcv_nxt >= <uint32_t>(WINDOW_ENOUGH + 2 * t.rcv_mss):
+        return
     if seq_gt(edge, t.rcv_adv) and edge - t.rcv_adv >= (t.rcv_cap >> 1) and may_receive(t):
         t.ack_now = True
 

@@ -155,8 +155,6 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     out.flags = TCP_ACK
     out.offset = t.snd_nxt - t.snd_una
     out.length = n
-    if n and t.last_ack_sent != t.rcv_nxt:
-        t.conversing = True
     t.snd_nxt += n
     t.persist_at = 0
     if flight == 0:

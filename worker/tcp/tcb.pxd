@@ -75,7 +75,6 @@ cdef struct Tcb:
     bint sack_ok
     bint ack_now
     bint ack_waits  # an acknowledgment is due, but may wait for data to carry it
-    bint conversing  # the last data of the guest was answered with data
     bint send_syn
     bint fin_queued
     bint fin_sent

@@ -20,7 +20,6 @@ cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap) noexcep
     t.rcv_cap = rcv_cap
     t.rto = RTO_INITIAL
     t.ssthresh = 0x7fffffff
-    t.conversing = True
 
 
 cdef void tcp_release(Tcb* t, RingPool* pool) noexcept nogil:

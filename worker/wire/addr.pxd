@@ -37,6 +37,11 @@ cdef inline const uint8_t* addr_v4(const Addr* a) noexcept nogil:
     return (<const uint8_t*>&a.lo) + 4
 
 
+cdef inline bint is_loopback(const Addr* a) noexcept nogil:
+    """127/8 (RFC 1122 section 3.2.1.3)."""
+    return addr_is_v4(a) and addr_v4(a)[0] == 127
+
+
 cdef inline bint addr_eq(const Addr* a, const Addr* b) noexcept nogil:
     return a.hi == b.hi and a.lo == b.lo
 
