@@ -18,8 +18,9 @@ from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_rearm
 from worker.ring cimport RING_MAX, ring_release, ring_reserve, ring_slices
 from worker.segments cimport emit_segment
+from worker.tcp.scoreboard cimport send_room
 from worker.tcp.sender cimport tcp_next_segment
-from worker.tcp.tcb cimport ESTABLISHED, OutSegment, Tcb, in_flight, send_room
+from worker.tcp.tcb cimport ESTABLISHED, OutSegment, Tcb, in_flight
 from worker.tcp_flows cimport abort, connect_failed, host_is_up, schedule, want_output
 from worker.tcp_from_guest cimport flush_to_host
 
