@@ -1,7 +1,7 @@
 # make install   .venv with Moorage in it, and nothing else
 # make run       the service in the foreground; ARGS="..." are moorage serve's
 # make test      everything: Debian packages (as root), lint, types, tests
-# make asan      the datapath's tests and a hostile guest, every memory access checked; FUZZ_SECONDS=20
+# make asan      the datapath's tests and a hostile guest, every memory access checked; FUZZ_SECONDS=10
 # make bench     Moorage beside passt and slirp4netns
 # make lint, types, check (both), format
 
@@ -11,7 +11,7 @@ EXTENSION := setup.py pyproject.toml $(shell find worker -name '*.pyx' -o -name 
 STUBBED := $(subst /,.,$(patsubst %.pyi,%,$(shell find worker -name '*.pyi')))
 SOURCES := proto supervisor worker api cli agent tests bench setup.py
 
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 10
 ASAN_TESTS := tests/fuzz $(wildcard tests/worker/test_engine_*.py tests/worker/ip tests/worker/link tests/worker/tcp tests/worker/wire)
 LIBASAN = $(shell gcc -print-file-name=libasan.so)
 
