@@ -16,7 +16,7 @@ from worker.hostio cimport SOL_SOCKET, SO_ERROR, getsockopt, readv, socklen_t
 from worker.link.output cimport out_batch_full
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_rearm
-from worker.ring cimport RING_MAX, ring_reserve, ring_slices
+from worker.ring cimport RING_MAX, ring_release, ring_reserve, ring_slices
 from worker.segments cimport emit_segment
 from worker.tcp.scoreboard cimport send_room
 from worker.tcp.sender cimport tcp_next_segment
@@ -101,7 +101,7 @@ cdef bint read_from_host(Core* core, TcpFlow* flow) noexcept nogil:
     count(core, C_SYSCALLS_HOST_RECV)
     if n <= 0:
         if t.snd.used == 0:
-            t.snd.start = 0
+            ring_release(&core.pool, &t.snd)
         if n < 0 and errno == EAGAIN:
             flow.host_readable = False
             ready_rearm(&core.ready, flow.fd, READY_IN)
