@@ -62,7 +62,7 @@ cdef uint32_t read_room(Core* core, TcpFlow* flow) noexcept nogil:
     """How much to read from the host socket now; small change is left until more can be read at once."""
     cdef Tcb* t = &flow.tcb
     cdef uint32_t room = send_room(t)
-    cdef uint32_t enough = t.snd_wnd >> 2
+    cdef uint32_t enough = (t.snd_wnd if t.snd_wnd < t.cwnd else t.cwnd) >> 2
     if room > RING_MAX - t.snd.used:
         room = RING_MAX - t.snd.used
     if enough > 65536:
