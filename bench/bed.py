@@ -45,7 +45,7 @@ class Bed:
     """A gateway with a server on the host and, where ports are forwarded, one in the guest."""
 
     def __init__(self, gateway: Gateway, stack: contextlib.ExitStack) -> None:
-        self._gateway = gateway
+        self.gateway = gateway
         self._stack = stack
         self._load = gateway.link.programs.path("load")
         self._pids, self._worker_pids = gateway.pids(), gateway.worker_pids()
@@ -55,27 +55,27 @@ class Bed:
 
     def from_guest(self, verb: str, *arguments: object, half_way: float = 0.0) -> Observation:
         """A client of ``load.c`` in the guest; memory is looked at `half_way` seconds after it began."""
-        return self._observe(self._gateway.guest, half_way, verb, self._gateway.host_address, SERVED, *arguments)
+        return self._observe(self.gateway.guest, half_way, verb, self.gateway.host_address, SERVED, *arguments)
 
     def into_guest(self, verb: str, *arguments: object) -> Observation:
         """A client on the host, through forwarded ports."""
-        return self._observe(self._gateway.host, 0.0, verb, "127.0.0.1", FORWARDED, *arguments)
+        return self._observe(self.gateway.host, 0.0, verb, "127.0.0.1", FORWARDED, *arguments)
 
     def hold(self, flows: int) -> None:
         """Open flows from the guest that stay, idle. Raises Unmeasurable."""
-        argv = (self._load, "hold", self._gateway.host_address, str(SERVED), str(flows))
-        client = self._stack.enter_context(Client(self._gateway.guest.command(argv)))
+        argv = (self._load, "hold", self.gateway.host_address, str(SERVED), str(flows))
+        client = self._stack.enter_context(Client(self.gateway.guest.command(argv)))
         client.expect_begin(PATIENCE + flows / 500)
 
     def iperf(self, seconds: float, direction: str) -> Observation:
         """iperf3 between the guest and the host. Raises Unmeasurable."""
-        self._gateway.host.start("iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF))
-        argv = ["iperf3", "-J", "-c", self._gateway.host_address, "-p", str(IPERF), "-t", f"{seconds:g}"]
+        self.gateway.host.start("iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF))
+        argv = ["iperf3", "-J", "-c", self.gateway.host_address, "-p", str(IPERF), "-t", f"{seconds:g}"]
         argv += ["-R"] if direction == "down" else []
         deadline = time.monotonic() + 5
         while True:
             before = self._cpu()
-            report = json.loads(self._gateway.guest.run(*argv, timeout=seconds + PATIENCE).stdout or "{}")
+            report = json.loads(self.gateway.guest.run(*argv, timeout=seconds + PATIENCE).stdout or "{}")
             if "error" not in report:
                 return self._observation(report, before, (0, 0))
             if time.monotonic() > deadline:  # until then its server may not be there yet

@@ -153,6 +153,10 @@ class Moorage(Gateway):
     def worker_pids(self) -> list[int]:
         return [self._service.vm(MAC)["worker_pid"]]
 
+    def counters(self) -> dict[str, int]:
+        """What the worker counted until now, by dotted name."""
+        return self._service.counters()
+
 
 class Passt(Gateway):
     """passt, which refuses to run as root."""

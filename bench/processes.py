@@ -24,7 +24,13 @@ def tree(root: int) -> list[int]:
 
 def cpu_seconds(pids: Iterable[int]) -> float:
     """CPU time the processes have used; one that has ended counts nothing."""
-    return sum(int(fields[11]) + int(fields[12]) for pid in pids if (fields := _stat(pid))) / TICKS_PER_SECOND
+    return sum(sum(user_and_system(pid)) for pid in pids)
+
+
+def user_and_system(pid: int) -> tuple[float, float]:
+    """CPU seconds a process has used in its own code, and in the kernel for it; zeros: no such process."""
+    fields = _stat(pid)
+    return (int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND) if fields else (0.0, 0.0)
 
 
 def pss(pid: int) -> int:
