@@ -190,6 +190,8 @@ cdef void tcp_timer(Core* core, TcpFlow* flow) noexcept nogil:
     """The flow's slot in the wheel came up; its deadline may have moved on since."""
     cdef int64_t at = next_deadline(&flow.tcb)
     cdef int events
+    if flow.host_readable and not flow.host_eof and flow.tcb.snd.used == 0:
+        list_add(&core.host_queue, &flow.host_queue)
     if at == 0:
         return
     if core.now < at:

@@ -23,10 +23,12 @@ from worker.tcp.sender cimport tcp_next_segment
 from worker.tcp.tcb cimport ESTABLISHED, OutSegment, Tcb, in_flight
 from worker.tcp_flows cimport abort, connect_failed, host_is_up, schedule, want_output
 from worker.tcp_from_guest cimport flush_to_host
+from worker.timers cimport wheel_arm
 
 cdef enum:
     READ_MAX = 262144  # bytes of one read of a host socket
     READ_FIRST = 16384
+    MEMORY_PATIENCE = 50000  # us until a flow without a ring asks for one again
     EMIT_QUANTUM = 64  # segments of one flow before the next flow's turn
     SERVE_QUANTUM = 256  # flows served before the link is looked at again
 
@@ -94,6 +96,7 @@ cdef bint read_from_host(Core* core, TcpFlow* flow) noexcept nogil:
     if not ring_reserve(&core.pool, &t.snd, t.snd.used + wanted):
         count(core, C_TCP_OUT_OF_MEMORY)
         if t.snd.used == t.snd.size:
+            wheel_arm(&core.wheel, &flow.timer, core.now + MEMORY_PATIENCE)  # others may have given some back by then
             return False
         wanted = t.snd.size - t.snd.used
     parts = ring_slices(&t.snd, t.snd.used, wanted, pieces)
