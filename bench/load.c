@@ -53,7 +53,7 @@ struct report {
 static char block[BLOCK];
 
 static void fail(const char *what) {
-    fprintf(stderr, "%s: %s\n", what, errno ? strerror(errno) : "failed");
+    fprintf(stderr, "%s: %s\n", what, errno == EAGAIN ? "no answer in time" : errno ? strerror(errno) : "failed");
     exit(1);
 }
 
