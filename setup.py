@@ -1,7 +1,7 @@
 """Builds the worker's Cython extensions; everything else about the package is in ``pyproject.toml``.
 
-``MOORAGE_BUILD=trace`` compiles in line tracing (coverage of .pyx files), ``MOORAGE_BUILD=asan`` AddressSanitizer.
-Both leave their C files beside the sources, where the tools look for them.
+``MOORAGE_BUILD=trace`` compiles in line tracing (coverage of .pyx files) and leaves the C files beside the sources,
+where the tools look for them. ``MOORAGE_BUILD=asan`` compiles in AddressSanitizer; ``make asan`` uses it.
 """
 
 import os
@@ -40,7 +40,7 @@ def extensions() -> list[Extension]:
         ],
         include_path=["."],
         compiler_directives={"language_level": 3, "linetrace": tracing},
-        build_dir=None if VARIANT else "build/cython",
+        build_dir=None if tracing else f"build/cython{VARIANT}",
         annotate=tracing,
         nthreads=os.cpu_count() or 1,
     )

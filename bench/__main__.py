@@ -58,7 +58,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--only", type=_words, help=f"rows, or groups of them, of {', '.join(known)}")
     parser.add_argument("--mtu", type=lambda text: [int(word) for word in _words(text)], help="rows of these MTUs only")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--queue", type=int, default=1000, help="packets, of the guest's tap device")
     parser.add_argument("--json", type=Path, default=RESULT, help=f"default: {RESULT}")
     parser.add_argument("--svg", type=Path, default=RESULT.with_suffix(".svg"))
@@ -85,7 +85,7 @@ def measure(
         directory.chmod(0o755)
         programs = Programs(directory)
         for row in chosen:
-            link = Link(programs, directory, row.mtu, queue)
+            link = Link(programs, directory, row.mtu, row.queue or queue)
             for _ in range(rounds):
                 for kind in kinds:
                     if row.is_for(kind):

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.client import Client, Unmeasurable
 from bench.gateways import FORWARDED, GUEST_PORT, Gateway, Link
-from bench.processes import cpu_seconds, pss
+from bench.processes import alive, cpu_seconds, pss
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
 
@@ -64,7 +64,7 @@ class Bed:
     def hold(self, flows: int) -> None:
         """Open flows from the guest that stay, idle. Raises Unmeasurable."""
         argv = (self._load, "hold", self._gateway.host_address, str(SERVED), str(flows))
-        client = self._stack.enter_context(Client(self._gateway.guest, *argv))
+        client = self._stack.enter_context(Client(self._gateway.guest.command(argv)))
         client.expect_begin(PATIENCE + flows / 500)
 
     def iperf(self, seconds: float, direction: str) -> Observation:
@@ -86,11 +86,11 @@ class Bed:
         return sum(map(pss, self._pids)), sum(map(pss, self._worker_pids or self._pids))
 
     def _serve(self, where: Namespace, address: str, port: int) -> None:
-        server = self._stack.enter_context(Client(where, self._load, "serve", address, str(port)))
+        server = self._stack.enter_context(Client(where.command([self._load, "serve", address, str(port)])))
         server.expect_begin(5)
 
     def _observe(self, where: Namespace, half_way: float, *arguments: object) -> Observation:
-        with Client(where, self._load, *map(str, arguments)) as client:
+        with Client(where.command([self._load, *map(str, arguments)])) as client:
             client.expect_begin(PATIENCE)
             before = self._cpu()
             memory = (0, 0)
@@ -100,6 +100,8 @@ class Bed:
             return self._observation(client.report(PATIENCE), before, memory)
 
     def _observation(self, report: dict[str, Any], before: tuple[float, float], memory: tuple[int, int]) -> Observation:
+        if any(not alive(pid) for pid in self._pids):
+            raise Unmeasurable("a process of the gateway ended meanwhile")
         cpu, worker = (now - then for now, then in zip(self._cpu(), before, strict=True))
         return Observation(report, cpu, worker if self._worker_pids else None, *memory)
 

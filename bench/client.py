@@ -7,9 +7,8 @@ import os
 import select
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import Any, Self
-
-from tests.guests.namespace import Namespace
 
 
 class Unmeasurable(Exception):
@@ -19,9 +18,9 @@ class Unmeasurable(Exception):
 class Client:
     """A context manager; the program is killed at its end."""
 
-    def __init__(self, namespace: Namespace, *argv: str) -> None:
+    def __init__(self, argv: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            namespace.command(argv), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         self._read = b""
 

@@ -103,7 +103,8 @@ def compare(samples: Mapping[str, Sample], lower_is_better: bool = False) -> Com
         return first / second if second else None
 
     best = (min if lower_is_better else max)((peer.value for peer in peers), default=None)
-    cheapest = min((peer.cost for peer in peers if peer.cost is not None), default=None)
+    # No CPU time at all means that so little was carried that the clock did not show it.
+    cheapest = min((peer.cost for peer in peers if peer.cost), default=None)
     to_peer = better(best) if best is not None else None
     to_ceiling = better(ceiling.value) if ceiling else None
     cost_to_peer = cheapest / ours.cost if cheapest is not None and ours.cost else None

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,16 +109,16 @@ class Gateway(abc.ABC):
         self._running.callback(shutil.rmtree, folder)
         return folder
 
-    def _bridge(self, socket: Path) -> None:
+    def _bridge(self, path: Path) -> None:
         """Join the guest's device to a socket of QEMU's framing."""
-        wait_for(socket.exists, 10, f"{self.name}'s socket")
-        self._start(self.link.programs.path("tapbridge"), self.guest.name, INTERFACE, str(socket))
+        wait_for(path.exists, 10, f"{self.name}'s socket")
+        self._start(self.link.programs.path("tapbridge"), self.guest.name, INTERFACE, str(path))
         up = ("ip", "link", "set", INTERFACE, "address", MAC, "up")
         wait_for(lambda: self.guest.run(*up).returncode == 0, 5, "the tap device")
 
-    def _attach(self, socket: Path) -> None:
+    def _attach(self, path: Path) -> None:
         """Bridge, and configure the guest by DHCP."""
-        self._bridge(socket)
+        self._bridge(path)
         lease = self.link.directory / "lease"
         got = self.guest.run(
             *("env", f"LEASE_FILE={lease}", "busybox", "udhcpc", "-i", INTERFACE, "-f", "-n", "-q", "-t", "5"),
@@ -160,14 +161,14 @@ class Passt(Gateway):
     host_address = "192.168.127.1"
 
     def start(self) -> None:
-        socket = self._folder() / "s"
+        path = self._folder() / "s"
         forwards = ",".join(f"{host_port}:{guest_port}" for host_port, guest_port in self.link.pairs())
         self._process = self._start(
-            *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "passt", "-f", "-s", str(socket)),
+            *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "passt", "-f", "-s", str(path)),
             *("-a", "192.168.127.2", "-n", "24", "-g", self.host_address, "-m", str(self.link.mtu), "--no-dhcpv6"),
             *(["-t", f"127.0.0.1/{forwards}"] if forwards else []),
         )
-        self._attach(socket)
+        self._attach(path)
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)
@@ -184,11 +185,11 @@ class Libslirp(Gateway):
         return LIBSLIRP_HEADERS.exists()
 
     def start(self) -> None:
-        socket = self._folder() / "s"
+        path = self._folder() / "s"
         program = self.link.programs.path("slirpstream")
         forwards = [f"{host_port}:{guest_port}" for host_port, guest_port in self.link.pairs()]
-        self._process = self._start(program, str(socket), str(self.link.mtu), *forwards)
-        self._attach(socket)
+        self._process = self._start(program, str(path), str(self.link.mtu), *forwards)
+        self._attach(path)
 
     def pids(self) -> list[int]:
         return [self._process.pid]
@@ -210,8 +211,10 @@ class Slirp4netns(Gateway):
         self._set_device()
         for host_port, guest_port in self.link.pairs():
             arguments = {"proto": "tcp", "host_addr": "127.0.0.1", "host_port": host_port, "guest_port": guest_port}
-            request = json.dumps({"execute": "add_hostfwd", "arguments": arguments})
-            answer = self.host.run("sh", "-c", f"echo '{request}' | busybox nc local:{api}").stdout
+            with socket.socket(socket.AF_UNIX) as connection:
+                connection.connect(str(api))
+                connection.sendall(json.dumps({"execute": "add_hostfwd", "arguments": arguments}).encode())
+                answer = connection.recv(4096).decode()
             assert "error" not in answer, answer
 
     def pids(self) -> list[int]:
@@ -226,11 +229,11 @@ class Gvproxy(Gateway):
 
     def start(self) -> None:
         folder = self._folder()
-        socket, api = folder / "s", folder / "api"
+        path, api = folder / "s", folder / "api"
         self._process = self._start(
-            *("gvproxy", "-listen-qemu", f"unix://{socket}", "-listen", f"unix://{api}", "-mtu", str(self.link.mtu)),
+            *("gvproxy", "-listen-qemu", f"unix://{path}", "-listen", f"unix://{api}", "-mtu", str(self.link.mtu)),
         )
-        self._attach(socket)
+        self._attach(path)
         for host_port, guest_port in self.link.pairs():
             body = json.dumps({"local": f"127.0.0.1:{host_port}", "remote": f"192.168.127.2:{guest_port}"})
             url = "http://gvproxy/services/forwarder/expose"
@@ -253,9 +256,9 @@ class Ceiling(Gateway):
         return True
 
     def start(self) -> None:
-        socket = self._folder() / "s"
-        self._process = self._start(self.link.programs.path("ceiling"), str(socket), str(self.link.mtu))
-        self._bridge(socket)
+        path = self._folder() / "s"
+        self._process = self._start(self.link.programs.path("ceiling"), str(path), str(self.link.mtu))
+        self._bridge(path)
         self.guest.ip("address", "add", "192.168.127.2/24", "dev", INTERFACE)
         self.guest.ip("route", "add", "default", "via", "192.168.127.1")
         self._set_device()

@@ -36,6 +36,11 @@ def pss(pid: int) -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+def alive(pid: int) -> bool:
+    """Whether there is such a process, and it has not ended (a zombie has)."""
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
 def _stat(pid: int) -> list[str]:
     """The fields of /proc/PID/stat after the name: state, parent, ...; empty: no such process."""
     try:

@@ -21,7 +21,7 @@ from worker.wire.addr cimport Addr
 cdef enum:
     MAX_FRAME = 131072  # a longer length on a stream link means that it is garbled
     RX_READ = 262144  # bytes asked of one recv on the link
-    RX_SIZE = 393216  # RX_READ and one whole frame
+    RX_SIZE = 393220  # RX_READ, and all but the end of the longest frame with its length
     OUT_SLOTS = 512  # segments in one batch to the link
     OUT_SLOT_LEN = 128
     OUT_BATCH_BYTES = 1048576
@@ -199,6 +199,7 @@ cdef struct Datagram:
     int64_t deadline
     uint32_t length  # of the payload; 0: the last fragment is not here yet
     uint32_t have
+    uint32_t end  # of the last byte that is here
     uint8_t* data  # room for an Ethernet and an IPv4 header, then the payload
     uint64_t blocks[128]  # one bit for each 8 bytes that are here
 
@@ -244,6 +245,7 @@ cdef struct Core:
     uint32_t udp_count
     uint32_t time_wait_count
     uint32_t max_tcp_flows
+    uint32_t max_udp_flows
     uint16_t next_port
     Node dirty
     Node host_queue  # TCP flows whose host socket may have something for us, or room

@@ -9,11 +9,11 @@ Every frame that goes no further is counted by reason.
 from libc.stdint cimport uint8_t, uint16_t
 from libc.string cimport memcmp, memcpy, memset
 
-from worker.core cimport FLOW_TCP, FLOW_UDP, FlowKey, TcpFlow, UdpFlow, Verdict, count, count_by
+from worker.core cimport FLOW_TCP, FLOW_UDP, FlowKey, TcpFlow, UdpFlow, Verdict, count
 from worker.counters cimport (
     C_ETHERNET_MALFORMED, C_ETHERNET_NOT_FOR_GATEWAY, C_ETHERNET_UNKNOWN_TYPE, C_ICMP_RX_ECHO, C_ICMP_RX_OTHER,
     C_IPV4_BAD_CHECKSUM, C_IPV4_BAD_DESTINATION, C_IPV4_BAD_SOURCE, C_IPV4_MALFORMED, C_IPV4_RX_PACKETS,
-    C_IPV4_UNKNOWN_PROTOCOL, C_LINK_RX_BYTES, C_LINK_RX_FRAMES, C_TCP_BAD_CHECKSUM, C_TCP_MALFORMED, C_TCP_REFUSED,
+    C_IPV4_UNKNOWN_PROTOCOL, C_TCP_BAD_CHECKSUM, C_TCP_MALFORMED, C_TCP_REFUSED,
     C_TCP_RX_SEGMENTS, C_UDP_BAD_CHECKSUM, C_UDP_MALFORMED, C_UDP_REFUSED, C_UDP_RX_DATAGRAMS,
 )
 from worker.flow_table cimport table_find
@@ -78,8 +78,6 @@ cdef void frame_from_guest(Core* core, const uint8_t* frame, size_t length) noex
     """Handle one Ethernet frame; the memory may be used again after the batch is done."""
     cdef Cursor c = cursor(frame, length)
     cdef EthernetView ethernet
-    count(core, C_LINK_RX_FRAMES)
-    count_by(core, C_LINK_RX_BYTES, length)
     if not parse_ethernet(&c, &ethernet) or ethernet.src[0] & 1:
         count(core, C_ETHERNET_MALFORMED)
         return

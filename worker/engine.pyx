@@ -16,14 +16,15 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
 from worker.core cimport (
-    FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, RX_SIZE, SCRATCH_SIZE, TAG_LINK,
-    TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
+    FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, MAX_UDP_FLOWS, RX_SIZE,
+    SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry,
+    Verdict, token_of,
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
 from worker.ip.reassembly cimport reassembly_close
 from worker.link.output cimport out_close, out_flush, out_frame, out_init
-from worker.lists cimport list_append, list_init, list_remove, node_init
+from worker.lists cimport list_append, list_empty, list_init, list_pop, list_remove, node_init
 from worker.loop cimport clock_us, handle_injected, run_until
 from worker.readiness cimport (
     READY_BATCH, READY_EDGE, READY_ERR, READY_IN, READY_OUT, ReadyEvent, ready_add, ready_close, ready_init,
@@ -38,6 +39,7 @@ from worker.upcall_queue cimport (
 )
 from worker.verdicts cimport verdict_set, verdicts_clear, verdicts_close, verdicts_init
 from worker.wire.addr cimport Addr, addr_from_16, addr_is_v4, addr_v4
+from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
 from worker.wire.udp cimport UDP_MAX_PAYLOAD
 
 from worker.counters import NAMES
@@ -47,6 +49,7 @@ cdef enum:
     MAX_TCP_FLOWS = 131072
     MIN_MTU = 576
     MAX_MTU = 65535
+    MAX_SHORT_FRAME = 65535  # on a link whose lengths have two bytes
     EVENT_READ = 1  # selectors.EVENT_READ
     EVENT_WRITE = 2
 
@@ -95,8 +98,9 @@ cdef class Engine:
             raise ValueError(f"framing {framing!r}: expected stream32 or stream16")
         if readiness not in ("auto", "epoll", "poll"):
             raise ValueError(f"readiness {readiness!r}: expected auto, epoll or poll")
-        if not MIN_MTU <= mtu <= MAX_MTU:
-            raise ValueError(f"mtu {mtu}: expected {MIN_MTU} to {MAX_MTU}")
+        max_mtu = MAX_MTU if framing == "stream32" else MAX_SHORT_FRAME - ETHERNET_HEADER_LEN
+        if not MIN_MTU <= mtu <= max_mtu:
+            raise ValueError(f"mtu {mtu}: expected {MIN_MTU} to {max_mtu} on a {framing} link")
         if len(gateway_mac) != 6 or len(guest_mac) not in (0, 6) or not 96 <= prefix_len <= 128:
             raise ValueError("a MAC has 6 bytes, an IPv4 prefix 96 to 128 bits")
         self.core = <Core*>calloc(1, sizeof(Core))
@@ -154,7 +158,9 @@ cdef class Engine:
         if table_init(&core.flows, int.from_bytes(entropy[20:28], "little")):
             raise MemoryError
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        core.max_tcp_flows = MAX_TCP_FLOWS if limit < 0 else max(16, min(limit - FD_RESERVE, MAX_TCP_FLOWS))
+        spare = max(32, (MAX_TCP_FLOWS * 2 if limit < 0 else limit) - FD_RESERVE)
+        core.max_udp_flows = min(spare // 2, MAX_UDP_FLOWS)
+        core.max_tcp_flows = min(spare - core.max_udp_flows, MAX_TCP_FLOWS)
 
     cdef int _init_link(self, int link_fd) except -1:
         cdef int error
@@ -176,10 +182,17 @@ cdef class Engine:
         if core == NULL:
             return
         self.core = NULL
+        if self.upcall_fd >= 0:
+            close_fd(self.upcall_fd)
+            self.upcall_fd = -1
         if core.flows.buckets != NULL:
             tcp_reset_all(core)
             udp_close_all(core)
             table_close(&core.flows)
+        while not list_empty(&core.listeners):
+            bury_listener(core, <Listener*>core.listeners.next.owner)
+        while not list_empty(&core.listener_grave):
+            free(list_pop(&core.listener_grave))
         entry = upcall_pop(core)
         while entry != NULL:
             if entry.kind == UPCALL_STREAM:
@@ -201,20 +214,7 @@ cdef class Engine:
         free(core)
 
     def close(self):
-        if self.core == NULL:
-            return
-        for forward_id in list(self.listeners):
-            self.remove_listener(forward_id)
-        self._free_listeners()
         self._free()
-        os.close(self.upcall_fd)
-        self.upcall_fd = -1
-
-    cdef void _free_listeners(self):
-        while self.core.listener_grave.next != &self.core.listener_grave:
-            owner = self.core.listener_grave.next.owner
-            list_remove(self.core.listener_grave.next)
-            free(owner)
 
     cdef Core* _open(self) except NULL:
         if self.core == NULL:
@@ -317,7 +317,7 @@ cdef class Engine:
 
     def send_frame(self, bytes frame):
         cdef Core* core = self._open()
-        if not 14 <= len(frame) <= MAX_FRAME:
+        if not ETHERNET_HEADER_LEN <= len(frame) <= (MAX_FRAME if core.prefix_len == 4 else MAX_SHORT_FRAME):
             raise ValueError(f"frame of {len(frame)} bytes")
         return bool(out_frame(core, <const uint8_t*><const char*>frame, len(frame)))
 
@@ -344,10 +344,10 @@ cdef class Engine:
         cdef int error
         if forward_id in self.listeners or len(self.listeners) >= MAX_LISTENERS:
             raise ValueError(f"forward {forward_id} exists already, or there are {MAX_LISTENERS}")
+        os.set_blocking(fd, False)
         listener = <Listener*>calloc(1, sizeof(Listener))
         if listener == NULL:
             raise MemoryError
-        os.set_blocking(fd, False)
         node_init(&listener.node, listener)
         node_init(&listener.host_queue, listener)
         node_init(&listener.grave, listener)
@@ -367,12 +367,7 @@ cdef class Engine:
         cdef Core* core = self._open()
         cdef Listener* listener = <Listener*><uint64_t>self.listeners.pop(forward_id)
         udp_forget_clients(core, listener)
-        listener.dead = True
-        list_remove(&listener.node)
-        list_remove(&listener.host_queue)
-        list_append(&core.listener_grave, &listener.grave)
-        ready_remove(&core.ready, listener.fd)
-        close_fd(listener.fd)
+        bury_listener(core, listener)
 
     def counters(self):
         cdef Core* core = self._open()
@@ -404,6 +399,16 @@ cdef class Engine:
     def guest_mac(self):
         cdef Core* core = self._open()
         return PyBytes_FromStringAndSize(<const char*>core.guest_mac, 6) if core.guest_mac_known else b""
+
+
+cdef void bury_listener(Core* core, Listener* listener) noexcept nogil:
+    """Close a listener; its memory stays until the end of the turn, for events that still name it."""
+    listener.dead = True
+    list_remove(&listener.node)
+    list_remove(&listener.host_queue)
+    list_append(&core.listener_grave, &listener.grave)
+    ready_remove(&core.ready, listener.fd)
+    close_fd(listener.fd)
 
 
 cdef uint32_t _mask(int events):

@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
 """ICMP errors that the gateway sends to the guest (RFC 792; rate limit as RFC 1812 section 4.3.2.8 asks)."""
 
+from libc.errno cimport EACCES, EHOSTUNREACH, ENETUNREACH, EPERM
 from libc.stdint cimport uint8_t, uint32_t
 
 from worker.core cimport count
@@ -8,11 +9,24 @@ from worker.counters cimport C_ICMP_RATE_LIMITED, C_ICMP_TX_ERRORS
 from worker.link.output cimport out_commit, out_reserve
 from worker.wire.addr cimport addr_from_v4
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
-from worker.wire.icmp cimport ICMP_HEADER_LEN, ICMP_QUOTE_LEN, put_icmp
+from worker.wire.icmp cimport (
+    ICMP_ADMIN_PROHIBITED, ICMP_HEADER_LEN, ICMP_HOST_UNREACHABLE, ICMP_NET_UNREACHABLE, ICMP_QUOTE_LEN, put_icmp,
+)
 from worker.wire.ipv4 cimport IPPROTO_ICMP_, IPV4_HEADER_LEN, put_ipv4
 
 cdef enum:
     MAX_ERRORS_PER_SECOND = 1000
+
+
+cdef int unreachable_code(int error) noexcept nogil:
+    """The code of 'destination unreachable' that says what a host's errno says; -1: none does."""
+    if error == EHOSTUNREACH:
+        return ICMP_HOST_UNREACHABLE
+    if error == ENETUNREACH:
+        return ICMP_NET_UNREACHABLE
+    if error == EACCES or error == EPERM:
+        return ICMP_ADMIN_PROHIBITED
+    return -1
 
 
 cdef void icmp_error(

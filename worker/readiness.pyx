@@ -5,7 +5,7 @@ The engine's own descriptors are edge-triggered: one registration for a flow's l
 changes. With poll that is played by no longer asking for what has been reported until `ready_rearm`.
 """
 
-from libc.errno cimport ENOENT, ENOMEM, errno
+from libc.errno cimport EBADF, ENOENT, ENOMEM, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from posix.unistd cimport close
@@ -149,6 +149,8 @@ cdef bint grow(Readiness* r, int fd) noexcept nogil:
 cdef int ready_add(Readiness* r, int fd, uint64_t token, uint32_t events) noexcept nogil:
     """Watch a descriptor; 0, or an errno."""
     cdef int slot
+    if fd < 0:
+        return EBADF
     if r.epoll_fd >= 0:
         return epoll_do(r, EPOLL_CTL_ADD, fd, token, events)
     if not grow(r, fd):

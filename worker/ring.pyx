@@ -9,10 +9,13 @@ While the link holds a batch that it has not sent yet (`pinned`), that batch poi
 is kept aside until `pool_unpin`.
 """
 
+from cython cimport final
 from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from posix.uio cimport iovec
+
+__all__ = ["ByteRing", "Pool"]
 
 cdef enum:
     CACHE_LIMIT = 4194304
@@ -151,3 +154,80 @@ cdef void ring_write_at(Ring* ring, uint32_t offset, const uint8_t* data, uint32
     if ring_slices(ring, offset, length, pieces) == 2:
         memcpy(pieces[1].iov_base, data + pieces[0].iov_len, pieces[1].iov_len)
     memcpy(pieces[0].iov_base, data, pieces[0].iov_len)
+
+
+# --- a Python face, for tests and tools
+
+
+@final
+cdef class Pool:
+    cdef RingPool pool
+
+    def __init__(self, size_t limit):
+        pool_init(&self.pool, limit)
+
+    def __dealloc__(self):
+        pool_close(&self.pool)
+
+    def pin(self):
+        self.pool.pinned = True
+
+    def unpin(self):
+        pool_unpin(&self.pool)
+
+    @property
+    def in_use(self):
+        return self.pool.in_use
+
+    @property
+    def cached(self):
+        return self.pool.cached
+
+
+@final
+cdef class ByteRing:
+    cdef Pool owner
+    cdef Ring ring
+
+    def __init__(self, Pool owner not None):
+        self.owner = owner
+
+    def __dealloc__(self):
+        if self.owner is not None:
+            ring_release(&self.owner.pool, &self.ring)
+
+    def reserve(self, size_t size):
+        return bool(ring_reserve(&self.owner.pool, &self.ring, size))
+
+    def append(self, const uint8_t[::1] data):
+        if data.shape[0] > self.ring.size - self.ring.used:
+            raise ValueError("more than was reserved")
+        if data.shape[0]:
+            ring_write_at(&self.ring, self.ring.used, &data[0], <uint32_t>data.shape[0])
+            self.ring.used += <uint32_t>data.shape[0]
+
+    def discard(self, uint32_t length):
+        if length > self.ring.used:
+            raise ValueError("more than there is")
+        ring_discard(&self.ring, length)
+
+    def release(self):
+        ring_release(&self.owner.pool, &self.ring)
+
+    def pieces(self, uint32_t offset, uint32_t length):
+        cdef iovec parts[2]
+        cdef int n
+        cdef int i
+        if offset > self.ring.used or length > self.ring.used - offset:
+            raise ValueError("more than there is")
+        if length == 0:
+            return []
+        n = ring_slices(&self.ring, offset, length, parts)
+        return [(<char*>parts[i].iov_base)[:parts[i].iov_len] for i in range(n)]
+
+    @property
+    def size(self):
+        return self.ring.size
+
+    def __len__(self):
+        return self.ring.used

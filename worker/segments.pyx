@@ -10,48 +10,15 @@ from worker.core cimport count
 from worker.counters cimport C_TCP_RETRANSMITS, C_TCP_TX_SEGMENTS
 from worker.link.output cimport out_commit, out_finish_frame, out_push, out_reserve, out_slot
 from worker.ring cimport ring_slices
-from worker.tcp.receiver cimport sack_blocks
-from worker.tcp.tcb cimport RCV_WSCALE, SYN_SENT, Tcb
-from worker.wire._cursor cimport store_u16, store_u32
+from worker.tcp.options cimport put_options
+from worker.tcp.tcb cimport Tcb
 from worker.wire.checksum cimport csum_add, csum_fold, csum_shift
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
 from worker.wire.ipv4 cimport IPPROTO_TCP_, IPV4_DF, IPV4_HEADER_LEN, pseudo_sum, put_ipv4
-from worker.wire.tcp cimport TCP_HEADER_LEN, TCP_SYN, SeqRange, put_option_sack, put_option_ts, put_tcp
+from worker.wire.tcp cimport TCP_HEADER_LEN, put_tcp
 
 cdef enum:
     HEADERS_LEN = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN
-
-
-cdef size_t put_syn_options(Core* core, const Tcb* t, uint8_t* p) noexcept nogil:
-    """MSS, and what the guest offered (in our own SYN: everything)."""
-    cdef bint ours = t.state == SYN_SENT
-    cdef size_t n = 4
-    p[0] = 2
-    p[1] = 4
-    store_u16(p + 2, core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN)
-    if ours or t.sack_ok:
-        store_u32(p + n, 0x01010402)
-        n += 4
-    if ours or t.ts_ok:
-        n += put_option_ts(p + n, <uint32_t>(core.now // 1000) + core.ts_offset, t.ts_recent)
-    if ours or t.rcv_wscale:
-        store_u32(p + n, 0x01030300 | RCV_WSCALE)
-        n += 4
-    return n
-
-
-cdef size_t put_options(Core* core, const Tcb* t, const OutSegment* segment, uint8_t* p) noexcept nogil:
-    cdef SeqRange blocks[4]
-    cdef size_t n = 0
-    cdef int found
-    if segment.flags & TCP_SYN:
-        return put_syn_options(core, t, p)
-    if t.ts_ok:
-        n = put_option_ts(p, <uint32_t>(core.now // 1000) + core.ts_offset, t.ts_recent)
-    if t.sack_ok and t.ooo_count and segment.length == 0:
-        found = sack_blocks(t, blocks, 3)
-        n += put_option_sack(p + n, blocks, found)
-    return n
 
 
 cdef void emit_segment(Core* core, TcpFlow* flow, const OutSegment* segment) noexcept nogil:
@@ -59,7 +26,9 @@ cdef void emit_segment(Core* core, TcpFlow* flow, const OutSegment* segment) noe
     cdef const Tcb* t = &flow.tcb
     cdef uint8_t* frame = out_slot(core)
     cdef uint8_t* header = frame + HEADERS_LEN
-    cdef size_t header_len = TCP_HEADER_LEN + put_options(core, t, segment, header + TCP_HEADER_LEN)
+    cdef size_t header_len = TCP_HEADER_LEN + put_options(
+        t, segment, core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN, core.now, header + TCP_HEADER_LEN
+    )
     cdef iovec pieces[2]
     cdef int parts = 0
     cdef uint64_t checksum

@@ -5,7 +5,7 @@
 but its memory stays until the end of the turn, for events that still name it.
 """
 
-from libc.errno cimport EACCES, EHOSTUNREACH, ENETUNREACH, EPERM, ETIMEDOUT
+from libc.errno cimport ETIMEDOUT
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from posix.unistd cimport close
@@ -16,15 +16,17 @@ from worker.counters cimport (
 )
 from worker.flow_table cimport table_insert, table_remove
 from worker.hostio cimport reset_on_close
-from worker.icmp_errors cimport icmp_error
+from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.lists cimport list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport ready_remove
 from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_open
 from worker.tcp.sender cimport tcp_on_timer
-from worker.tcp.tcb cimport EV_CLOSED, EV_TIMEOUT, TIME_WAIT, Tcb, is_synchronized, next_deadline, tcp_init, tcp_release
+from worker.tcp.tcb cimport (
+    CLOSED, EV_CLOSED, EV_TIMEOUT, TIME_WAIT, Tcb, is_synchronized, next_deadline, set_state, tcp_init, tcp_release,
+)
 from worker.timers cimport wheel_arm, wheel_disarm
-from worker.wire.icmp cimport ICMP_ADMIN_PROHIBITED, ICMP_HOST_UNREACHABLE, ICMP_NET_UNREACHABLE, ICMP_UNREACHABLE
+from worker.wire.icmp cimport ICMP_UNREACHABLE
 from worker.wire.ipv4 cimport IPV4_HEADER_LEN
 from worker.wire.tcp cimport TCP_ACK, TCP_HEADER_LEN, TCP_RST
 
@@ -66,6 +68,7 @@ cdef TcpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
     flow.head.key = key[0]
     flow.fd = -1
     tcp_init(&flow.tcb, isn(core, key), <uint16_t>(core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN), window_share(core))
+    flow.tcb.ts_offset = core.ts_offset
     node_init(&flow.timer.node, &flow.timer)
     flow.timer.kind = FLOW_TCP
     flow.timer.owner = flow
@@ -162,14 +165,8 @@ cdef void host_is_up(Core* core, TcpFlow* flow) noexcept nogil:
 
 cdef void connect_failed(Core* core, TcpFlow* flow, int error) noexcept nogil:
     """Pass on why, in the way the guest's own kernel would have learned it."""
-    cdef int code = -1
+    cdef int code = unreachable_code(error)
     count(core, C_TCP_CONNECT_FAILED)
-    if error == EHOSTUNREACH:
-        code = ICMP_HOST_UNREACHABLE
-    elif error == ENETUNREACH:
-        code = ICMP_NET_UNREACHABLE
-    elif error == EACCES or error == EPERM:
-        code = ICMP_ADMIN_PROHIBITED
     if code >= 0:
         icmp_error(core, &core.gateway_ip, ICMP_UNREACHABLE, <uint8_t>code, 0, flow.quote, sizeof(flow.quote))
     elif error != ETIMEDOUT:
@@ -199,6 +196,12 @@ cdef void tcp_timer(Core* core, TcpFlow* flow) noexcept nogil:
         wheel_arm(&core.wheel, &flow.timer, at)
         return
     events = tcp_on_timer(&flow.tcb, core.now)
+    if events & EV_CLOSED and flow.tcb.rcv.used:
+        # TIME-WAIT is over for the guest, but a slow host has not taken everything: `tcp_from_guest` ends it then
+        core.time_wait_count -= 1
+        set_state(&flow.tcb, CLOSED)
+        flow.tcb.idle_at = 0
+        return
     if events & EV_CLOSED:
         destroy(core, flow, False)
         return

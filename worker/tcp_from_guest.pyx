@@ -34,12 +34,7 @@ cdef enum:
 
 
 cdef void keep_slice(Core* core, TcpFlow* flow, const Delivery* data) noexcept nogil:
-    cdef Slice* piece
-    if core.slice_count == MAX_SLICES:
-        tcp_batch_done(core)
-        if flow.dead:
-            return
-    piece = &core.slices[core.slice_count]
+    cdef Slice* piece = &core.slices[core.slice_count]
     core.slice_count += 1
     piece.data = data.data
     piece.length = data.length
@@ -50,6 +45,11 @@ cdef void keep_slice(Core* core, TcpFlow* flow, const Delivery* data) noexcept n
         flow.first_slice = piece
     flow.last_slice = piece
     flow.sliced += data.length
+
+
+cdef bint is_delivered(const TcpFlow* flow) noexcept nogil:
+    """The host socket has taken all that is in order."""
+    return flow.tcb.rcv.used == 0 and flow.sliced == 0
 
 
 cdef void note_active(Core* core, TcpFlow* flow) noexcept nogil:
@@ -72,10 +72,17 @@ cdef bint tcp_from_guest(Core* core, TcpFlow* flow, const TcpView* s) noexcept n
     True: it opens a new connection in the place of this one, which is in TIME-WAIT.
     """
     cdef Delivery delivery
-    cdef int before = flow.tcb.state
-    cdef int events = tcp_receive(&flow.tcb, s, core.now, &core.pool, &delivery)
+    cdef int before
+    cdef int events
+    if core.slice_count == MAX_SLICES:
+        # while every flow's slices are still all that came before
+        tcp_batch_done(core)
+        if flow.dead:
+            return False
+    before = flow.tcb.state
+    events = tcp_receive(&flow.tcb, s, core.now, &core.pool, &delivery)
     if events & EV_REOPEN:
-        return True
+        return is_delivered(flow)  # else the guest's next SYN finds it so
     if flow.tcb.state == TIME_WAIT and before != TIME_WAIT:
         core.time_wait_count += 1
     if events & EV_DROPPED:
@@ -96,8 +103,6 @@ cdef bint tcp_from_guest(Core* core, TcpFlow* flow, const TcpView* s) noexcept n
     if events & EV_DATA:
         note_active(core, flow)
         keep_slice(core, flow, &delivery)
-        if flow.dead:
-            return False
     if events & (EV_ACKED | EV_ESTABLISHED) and (flow.host_readable or flow.tcb.snd.used or flow.host_eof):
         list_add(&core.host_queue, &flow.host_queue)
     list_add(&core.dirty, &flow.dirty)
@@ -204,12 +209,11 @@ cdef void flush_to_host(Core* core, TcpFlow* flow) noexcept nogil:
 
 cdef void end_if_done(Core* core, TcpFlow* flow) noexcept nogil:
     """Close what neither side needs any more."""
-    cdef bint delivered = flow.tcb.rcv.used == 0 and flow.sliced == 0
-    if flow.dead:
+    if flow.dead or not is_delivered(flow):
         return
-    if flow.tcb.state == CLOSED and delivered:
+    if flow.tcb.state == CLOSED:
         destroy(core, flow, False)
-    elif flow.tcb.state == TIME_WAIT and delivered:
+    elif flow.tcb.state == TIME_WAIT:
         close_host(core, flow, False)
         if core.time_wait_count > MAX_TIME_WAIT:
             destroy(core, flow, False)

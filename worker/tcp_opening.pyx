@@ -5,7 +5,7 @@ A connection that the guest opens is answered when the host connection is up; a 
 as RST, an unreachable host as ICMP, silence as silence.
 """
 
-from libc.errno cimport EACCES, EALREADY, EINPROGRESS, EINTR, ENETUNREACH, errno
+from libc.errno cimport EACCES, EALREADY, ECONNABORTED, EINPROGRESS, EINTR, ENETUNREACH, errno
 from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
@@ -147,7 +147,7 @@ cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t por
     if table_find(&core.flows, key) == NULL:
         return True
     for _ in range(16384):
-        core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
+        core.next_port = core.next_port + 1 if FIRST_EPHEMERAL <= core.next_port < 65535 else FIRST_EPHEMERAL
         key.peer_port = core.next_port
         if table_find(&core.flows, key) == NULL:
             return True
@@ -201,6 +201,8 @@ cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:
         fd = accept4(listener.fd, <sockaddr*>&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
         count(core, C_SYSCALLS_CONTROL)
         if fd < 0:
+            if errno == ECONNABORTED or errno == EINTR:
+                continue  # that client has gone; the next one waits
             listener.readable = False
             ready_rearm(&core.ready, listener.fd, READY_IN)
             return

@@ -16,10 +16,11 @@ from worker.hostio cimport SOL_SOCKET, SO_ERROR, getsockopt, readv, socklen_t
 from worker.link.output cimport out_batch_full
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_rearm
-from worker.ring cimport RING_MAX, ring_reserve, ring_slices
+from worker.ring cimport RING_MAX, ring_release, ring_reserve, ring_slices
 from worker.segments cimport emit_segment
+from worker.tcp.scoreboard cimport send_room
 from worker.tcp.sender cimport tcp_next_segment
-from worker.tcp.tcb cimport ESTABLISHED, OutSegment, Tcb, in_flight, send_room
+from worker.tcp.tcb cimport ESTABLISHED, OutSegment, Tcb, in_flight
 from worker.tcp_flows cimport abort, connect_failed, host_is_up, schedule, want_output
 from worker.tcp_from_guest cimport flush_to_host
 
@@ -61,7 +62,7 @@ cdef uint32_t read_room(Core* core, TcpFlow* flow) noexcept nogil:
     """How much to read from the host socket now; small change is left until more can be read at once."""
     cdef Tcb* t = &flow.tcb
     cdef uint32_t room = send_room(t)
-    cdef uint32_t enough = t.snd_wnd >> 2
+    cdef uint32_t enough = (t.snd_wnd if t.snd_wnd < t.cwnd else t.cwnd) >> 2
     if room > RING_MAX - t.snd.used:
         room = RING_MAX - t.snd.used
     if enough > 65536:
@@ -100,7 +101,7 @@ cdef bint read_from_host(Core* core, TcpFlow* flow) noexcept nogil:
     count(core, C_SYSCALLS_HOST_RECV)
     if n <= 0:
         if t.snd.used == 0:
-            t.snd.start = 0
+            ring_release(&core.pool, &t.snd)
         if n < 0 and errno == EAGAIN:
             flow.host_readable = False
             ready_rearm(&core.ready, flow.fd, READY_IN)

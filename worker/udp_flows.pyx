@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from worker.core cimport (
-    FLOW_UDP, MAX_UDP_FLOWS, TAG_UDP, Listener, count, count_by, token_of,
+    FLOW_UDP, TAG_UDP, Listener, count, count_by, token_of,
 )
 from worker.counters cimport (
     C_FLOW_BYTES_FROM_GUEST, C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_SYSCALLS_HOST_RECV, C_SYSCALLS_HOST_SEND,
@@ -31,7 +31,7 @@ from worker.hostio cimport (
     AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, from_sockaddr, moorage_prepare,
     sendto, sockaddr, sockaddr_in, socket, to_sockaddr,
 )
-from worker.icmp_errors cimport icmp_error
+from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.link.output cimport out_commit, out_fifo_room, out_pending, out_reserve
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport (
@@ -165,7 +165,7 @@ cdef void udp_bury(Core* core) noexcept nogil:
 
 cdef UdpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
     cdef UdpFlow* flow
-    if core.udp_count >= MAX_UDP_FLOWS:
+    if core.udp_count >= core.max_udp_flows:
         count(core, C_UDP_EVICTED)
         destroy(core, <UdpFlow*>core.udp_lru.next.owner)
     flow = <UdpFlow*>calloc(1, sizeof(UdpFlow))
@@ -256,6 +256,16 @@ cdef bint send_failed(Core* core, UdpFlow* flow, int at, int error) noexcept nog
     return False
 
 
+cdef void tell_unsent(Core* core, int at, int error) noexcept nogil:
+    """Datagram `at` cannot be sent at all: tell the guest, where ICMP has words for it."""
+    cdef int code = unreachable_code(error)
+    if code >= 0:
+        icmp_error(
+            core, &core.gateway_ip, ICMP_UNREACHABLE, <uint8_t>code, 0, core.sending_headers[at],
+            core.sending_header_lens[at] + UDP_HEADER_LEN,
+        )
+
+
 cdef void udp_batch_done(Core* core) noexcept nogil:
     """All frames at hand are read: send the datagrams that wait, before the frames' memory is used again."""
     cdef UdpFlow* flow = core.sender
@@ -272,6 +282,7 @@ cdef void udp_batch_done(Core* core) noexcept nogil:
             if send_failed(core, flow, first, -n) and tries < MAX_SEND_TRIES:
                 continue
             count(core, C_UDP_SEND_ERRORS)
+            tell_unsent(core, first, -n)
             n = 1
             tries = 0
         else:
@@ -402,7 +413,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, ui
             break
         if flow.listener == listener and flow.client_port == port and addr_eq(&flow.client, client):
             return flow
-        core.next_port = core.next_port + 1 if core.next_port >= FIRST_EPHEMERAL else FIRST_EPHEMERAL
+        core.next_port = core.next_port + 1 if FIRST_EPHEMERAL <= core.next_port < 65535 else FIRST_EPHEMERAL
         key.peer_port = core.next_port
     flow = new_flow(core, &key)
     if flow != NULL:

@@ -35,6 +35,7 @@ cdef uint32_t place(const Core* core, uint32_t proto, const Addr* dst, uint16_t 
     cdef uint64_t h = (dst.lo ^ dst.hi ^ core.flows.seed ^ (<uint64_t>dport << 8) ^ proto)
     cdef uint32_t i
     h *= <uint64_t>0x9E3779B97F4A7C15
+    h = (h ^ (h >> 32)) * <uint64_t>0xC2B2AE3D27D4EB4F  # an address differs in its high bits: bring them down
     i = <uint32_t>(h >> 32) & (VERDICT_SLOTS - 1)
     while core.verdicts[i].used and not (
         core.verdicts[i].dport == dport and core.verdicts[i].proto == proto and addr_eq(&core.verdicts[i].dst, dst)

@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-from bench.processes import cpu_seconds, pss, tree
+from bench.processes import alive, cpu_seconds, pss, tree
 
 
 def test_a_tree_is_a_process_and_its_descendants() -> None:
@@ -34,3 +34,11 @@ def test_memory_is_that_of_a_living_process_only() -> None:
         pass
     assert pss(gone.pid) == 0
     assert cpu_seconds([gone.pid]) == 0
+
+
+def test_a_process_that_ended_is_not_alive_whether_it_was_waited_for_or_not() -> None:
+    assert alive(os.getpid())
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        assert not alive(ended.pid)
+    assert not alive(ended.pid)

@@ -100,19 +100,18 @@ cdef Datagram* reassemble(Core* core, const Ipv4View* ip) noexcept nogil:
     known = mark(d, offset, length)
     if known == 1:
         return NULL
-    if known < 0 or (d.length and (offset + length > d.length or (not ip.more_fragments))):
+    if offset + length > d.end:
+        d.end = offset + length
+    if not ip.more_fragments:
+        known = -1 if d.length else known  # a second end
+        d.length = offset + length
+    if known < 0 or (d.length and d.end > d.length):
         count(core, C_IPV4_REASSEMBLY_DROPPED)
         forget(core, d)
         return NULL
     memcpy(d.data + ETHERNET_HEADER_LEN + IPV4_HEADER_LEN + offset, ip.payload.pos, length)
     d.have += length
-    if not ip.more_fragments:
-        d.length = offset + length
     if d.length == 0 or d.have < d.length:
-        return NULL
-    if d.have > d.length:
-        count(core, C_IPV4_REASSEMBLY_DROPPED)
-        forget(core, d)
         return NULL
     put_ipv4(d.data + ETHERNET_HEADER_LEN, &d.src, &d.dst, d.proto, d.length, d.ident, 0)
     count(core, C_IPV4_REASSEMBLED)

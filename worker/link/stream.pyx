@@ -13,7 +13,9 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcmp, memmove
 
 from worker.core cimport MAX_FRAME, RX_READ, count, count_by
-from worker.counters cimport C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_SYSCALLS_LINK_RECV
+from worker.counters cimport (
+    C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_LINK_RX_BYTES, C_LINK_RX_FRAMES, C_SYSCALLS_LINK_RECV,
+)
 from worker.dispatch cimport batch_done, frame_from_guest
 from worker.hostio cimport MSG_DONTWAIT, recv
 from worker.readiness cimport READY_IN, ready_rearm
@@ -106,6 +108,8 @@ cdef int link_receive(Core* core, unsigned int* detail) noexcept nogil:
             return LINK_GARBLED
         if length > left - core.prefix_len:
             break
+        count(core, C_LINK_RX_FRAMES)
+        count_by(core, C_LINK_RX_BYTES, length)
         frame_from_guest(core, core.rx + at + core.prefix_len, length)
         at += core.prefix_len + length
     batch_done(core)

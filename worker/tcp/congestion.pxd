@@ -41,7 +41,7 @@ cdef inline void cc_enter_recovery(Tcb* t) noexcept nogil:
 
 cdef inline void cc_enter_loss(Tcb* t) noexcept nogil:
     """Retransmission timeout (RFC 5681 3.1): everything outstanding counts as lost."""
-    if t.ca_state != CA_LOSS:
+    if t.ca_state == CA_OPEN:  # a recovery has set it already, and what is outstanding has grown since
         t.ssthresh = cc_half_flight(t)
     t.cwnd = t.mss
     t.cwnd_acked = 0

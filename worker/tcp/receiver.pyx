@@ -8,7 +8,9 @@ the window, handle RST and SYN, take the acknowledgment, then the payload, then 
 the caller must do about it comes back as `Event` bits. Old duplicates are cut to nothing and answered by an ACK, but
 their acknowledgment field still counts, as in BSD.
 
-Left out: urgent data is plain data (RFC 6093 advises against it); ECN bits are ignored; simultaneous open ends in RST.
+Left out: urgent data is plain data (RFC 6093 advises against it); ECN bits are ignored; a SYN that crosses ours is not
+answered; a segment without the timestamp that was agreed on is taken all the same, as Linux does (RFC 7323 3.2 says to
+drop it).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -96,8 +98,8 @@ cdef int receive_syn_sent(Tcb* t, const TcpView* s, int64_t now) noexcept nogil:
     take_syn(t, s, now)
     t.snd_una = s.ack
     t.rexmit_at = 0
+    rtt_on_ack(t, s, now)
     t.backoff = 0
-    rtt_on_ack(t, s.ack, now)
     set_state(t, ESTABLISHED)
     tcp_touch(t, now)
     t.ack_now = True
@@ -129,12 +131,13 @@ cdef void new_ack(Tcb* t, const TcpView* s, int64_t now, RingPool* pool) noexcep
     if t.snd.used == 0:
         ring_release(pool, &t.snd)
     t.snd_una = s.ack
-    rtt_on_ack(t, s.ack, now)
+    rtt_on_ack(t, s, now)
     t.backoff = 0
     t.rexmit_at = now + t.rto if in_flight(t) else 0
     sack_prune(t)
     if t.ca_state == CA_OPEN:
         t.dupacks = 0
+        t.recover = s.ack - 1
         cc_on_ack(t, acked)
     elif seq_ge(s.ack, t.recover):
         cc_leave(t)
@@ -149,17 +152,19 @@ cdef void new_ack(Tcb* t, const TcpView* s, int64_t now, RingPool* pool) noexcep
 
 
 cdef void duplicate_ack(Tcb* t, bint news) noexcept nogil:
-    """RFC 5681 3.2, RFC 6675 5."""
+    """RFC 5681 3.2, RFC 6675 5; duplicates that an earlier recovery left over do not count (RFC 6582 3.2 step 1)."""
     if t.dupacks < 255:
         t.dupacks += 1
     if t.ca_state == CA_OPEN:
-        if t.dupacks >= DUP_THRESHOLD or (news and seq_gt(lost_edge(t), t.snd_una)):
+        if news and seq_gt(lost_edge(t), t.snd_una):
             cc_enter_recovery(t)
-    elif t.ca_state == CA_RECOVERY and not t.sack_ok:
+        elif t.dupacks >= DUP_THRESHOLD and (news or seq_gt(t.snd_una, t.recover)):
+            cc_enter_recovery(t)
+    elif t.ca_state == CA_RECOVERY and not t.sack_ok and t.cwnd <= t.snd_wnd_max:
         t.cwnd += t.mss
 
 
-cdef int take_ack(Tcb* t, const TcpView* s, uint32_t seq, uint32_t length, int64_t now, RingPool* pool) noexcept nogil:
+cdef int take_ack(Tcb* t, const TcpView* s, uint32_t length, int64_t now, RingPool* pool) noexcept nogil:
     """RFC 9293 3.10.7.4, fifth check; -1: drop the segment."""
     cdef uint32_t window = s.window << t.snd_wscale
     cdef int events = 0
@@ -174,16 +179,20 @@ cdef int take_ack(Tcb* t, const TcpView* s, uint32_t seq, uint32_t length, int64
     if s.ack != t.snd_una:
         new_ack(t, s, now, pool)
         events = EV_ACKED
-    elif in_flight(t) and length == 0 and not (s.flags & TCP_FIN) and (window == t.snd_wnd or news):
+    elif news or (
+        not t.sack_ok and in_flight(t) and length == 0 and window == t.snd_wnd and not s.flags & TCP_FIN
+    ):
         duplicate_ack(t, news)
         events = EV_ACKED
-    if seq_lt(t.snd_wl1, seq) or (t.snd_wl1 == seq and seq_le(t.snd_wl2, s.ack)):
+    if seq_lt(t.snd_wl1, s.seq) or (t.snd_wl1 == s.seq and seq_le(t.snd_wl2, s.ack)):
         if window > t.snd_wnd:
             events |= EV_ACKED
             t.persist_at = 0
         t.snd_wnd = window
-        t.snd_wl1 = seq
+        t.snd_wl1 = s.seq
         t.snd_wl2 = s.ack
+        if window == 0 and in_flight(t):
+            t.backoff = 0  # a guest that says so is not gone, whatever is in flight (RFC 9293 3.8.6)
         if window > t.snd_wnd_max:
             t.snd_wnd_max = window
     return events
@@ -245,8 +254,8 @@ cdef int take_data(
         return EV_DROPPED
     ring_write_at(&t.rcv, seq - t.rcv_user, data, length)
     t.ooo_last = index
-    if not t.sack_ok and t.acks_due < DUP_THRESHOLD:
-        t.acks_due += 1
+    if t.acks_due < (1 if t.sack_ok else DUP_THRESHOLD):
+        t.acks_due += 1  # a bare one: data carries no SACK blocks, and counts as no duplicate
     return 0
 
 
@@ -267,6 +276,11 @@ cdef int take_fin(Tcb* t, int64_t now) noexcept nogil:
     return EV_FIN
 
 
+cdef bint is_newer(const Tcb* t, const TcpView* s) noexcept nogil:
+    """Whether a SYN in TIME-WAIT can be no duplicate of the old connection's (RFC 9293 3.6.1, RFC 6191 2)."""
+    return seq_gt(s.seq, t.rcv_nxt) or (t.ts_ok and s.has_ts and seq_gt(s.ts_val, t.ts_recent))
+
+
 cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Delivery* out) noexcept nogil:
     """Take in a segment whose checksum is right; `Event` bits."""
     cdef uint32_t seq = s.seq
@@ -283,8 +297,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
     if s.flags & TCP_SYN:
         if t.state == SYN_RECEIVED and seq == t.irs:
             t.send_syn = True
-        elif t.state == TIME_WAIT and seq_gt(seq, t.rcv_nxt) and not (s.flags & (TCP_ACK | TCP_RST)):
-            return EV_REOPEN  # RFC 9293 3.6.1
+        elif t.state == TIME_WAIT and is_newer(t, s) and not (s.flags & (TCP_ACK | TCP_RST)):
+            return EV_REOPEN
         else:
             t.ack_now = True  # challenge ACK, RFC 5961 4.2
         return 0
@@ -301,6 +315,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
             return 0
         t.ack_now = True
         if excess > length:
+            if fin and t.state == TIME_WAIT:
+                t.idle_at = now + TIME_WAIT_PERIOD
             length = 0
             fin = False
         else:
@@ -308,7 +324,8 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
             length -= excess
         seq = t.rcv_nxt
     if seq_gt(seq, t.rcv_adv):
-        t.ack_now = True
+        if not s.flags & TCP_RST:  # RFC 5961 3.2: silence
+            t.ack_now = True
         return EV_DROPPED
     if length > t.rcv_adv - seq:
         length = t.rcv_adv - seq
@@ -327,13 +344,13 @@ cdef int tcp_receive(Tcb* t, const TcpView* s, int64_t now, RingPool* pool, Deli
             return EV_BAD_ACK
         t.snd_una = s.ack
         t.rexmit_at = 0
+        rtt_on_ack(t, s, now)
         t.backoff = 0
-        rtt_on_ack(t, s.ack, now)
         set_state(t, ESTABLISHED)
         events |= EV_ESTABLISHED
-        t.snd_wl1 = seq - 1
+        t.snd_wl1 = s.seq - 1
     tcp_touch(t, now)
-    acked = take_ack(t, s, seq, length, now, pool)
+    acked = take_ack(t, s, length, now, pool)
     if acked < 0:
         return events
     events |= acked

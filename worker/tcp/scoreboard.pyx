@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
 """The sender's scoreboard of selective acknowledgments (RFC 2018, RFC 6675).
 
-A sorted array of disjoint ranges, made when the first SACK block comes. A byte counts as lost when at least three
-segments' worth of bytes above it have been acknowledged (RFC 6675 `IsLost`, by bytes), or after a timeout.
+A sorted array of disjoint ranges, made when the first SACK block comes. A byte counts as lost when three ranges or
+more than two segments' worth of bytes above it have been acknowledged (RFC 6675 `IsLost`), or after a timeout.
 """
 
 from libc.stdint cimport uint32_t
@@ -79,13 +79,15 @@ cdef void sack_prune(Tcb* t) noexcept nogil:
 
 cdef uint32_t lost_edge(const Tcb* t) noexcept nogil:
     """Bytes below this that are not acknowledged count as lost."""
-    cdef uint32_t edge
+    cdef uint32_t above = 0
+    cdef int i
     if t.ca_state == CA_LOSS:
         return t.recover
-    if t.sacked_count == 0:
-        return t.snd_una
-    edge = t.sacked[t.sacked_count - 1].end - DUP_THRESHOLD * t.mss
-    return seq_max(edge, t.snd_una)
+    for i in range(t.sacked_count - 1, -1, -1):
+        above += t.sacked[i].end - t.sacked[i].start
+        if t.sacked_count - i >= DUP_THRESHOLD or above > (DUP_THRESHOLD - 1) * <uint32_t>t.mss:
+            return t.sacked[i].start
+    return t.snd_una
 
 
 cdef uint32_t pipe(const Tcb* t) noexcept nogil:
@@ -107,10 +109,13 @@ cdef uint32_t pipe(const Tcb* t) noexcept nogil:
     return outstanding - waiting if outstanding > waiting else 0
 
 
-cdef bint next_hole(const Tcb* t, uint32_t* start, uint32_t* end) noexcept nogil:
-    """The next bytes to retransmit, [start, end); False: none (RFC 6675 `NextSeg` rule 1, and the first segment)."""
+cdef bint next_hole(const Tcb* t, bint any_hole, uint32_t* start, uint32_t* end) noexcept nogil:
+    """The next bytes to retransmit, [start, end); False: none (RFC 6675 `NextSeg` rule 1, and the first segment).
+
+    `any_hole`: also bytes that do not count as lost, below others that arrived (rule 3).
+    """
     cdef uint32_t at = seq_max(t.high_rxt, t.snd_una)
-    cdef uint32_t edge = lost_edge(t)
+    cdef uint32_t edge = t.sacked[t.sacked_count - 1].start if any_hole and t.sacked_count else lost_edge(t)
     cdef int i
     if t.rexmit_first:
         at = t.snd_una

@@ -14,16 +14,20 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    CA_OPEN, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
+    CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
     is_synchronized, rcv_undelivered, set_state, snd_end,
 )
-from worker.wire.seqnum cimport seq_gt, seq_lt
+from worker.wire.seqnum cimport seq_gt, seq_lt, seq_max
 from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_SYN
 
 
 cdef uint32_t advertise(Tcb* t) noexcept nogil:
-    """The window field; the right edge never moves back (RFC 9293 3.8.6)."""
+    """The window field; the right edge never moves back (RFC 9293 3.8.6), except that the field is rounded down.
+
+    Rounded up, small segments would creep past the cap for ever. What was promised before is still taken: `rcv_adv` is
+    the furthest edge ever told (RFC 7323 2.4).
+    """
     cdef uint32_t held = rcv_undelivered(t)
     cdef uint32_t room = t.rcv_cap - held if t.rcv_cap > held else 0
     cdef uint32_t edge = t.rcv_nxt + room
@@ -32,10 +36,10 @@ cdef uint32_t advertise(Tcb* t) noexcept nogil:
     if seq_lt(edge, t.rcv_adv + step):
         # not worth telling (RFC 9293 3.8.6.2.2), or it would take back what was promised
         edge = t.rcv_adv if seq_gt(t.rcv_adv, t.rcv_nxt) else t.rcv_nxt
-    field = (edge - t.rcv_nxt + (1 << t.rcv_wscale) - 1) >> t.rcv_wscale
+    field = (edge - t.rcv_nxt) >> t.rcv_wscale
     if field > 65535:
         field = 65535
-    t.rcv_adv = t.rcv_nxt + (field << t.rcv_wscale)
+    t.rcv_adv = seq_max(t.rcv_adv, t.rcv_nxt + (field << t.rcv_wscale))
     return field
 
 
@@ -70,14 +74,14 @@ cdef bint next_syn(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     return True
 
 
-cdef bint next_retransmission(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
-    """The next segment of what counts as lost, if the congestion window has room for it."""
+cdef bint next_retransmission(Tcb* t, bint any_hole, int64_t now, OutSegment* out) noexcept nogil:
+    """The next segment of what counts as lost, or of any hole, if the congestion window has room for it."""
     cdef uint32_t start
     cdef uint32_t end
     cdef uint32_t data_end = snd_end(t)
     if not t.rexmit_first and pipe(t) + t.mss > t.cwnd:
         return False
-    if not next_hole(t, &start, &end):
+    if not next_hole(t, any_hole, &start, &end):
         t.rexmit_first = False
         return False
     t.rexmit_first = False
@@ -111,6 +115,12 @@ cdef void send_fin(Tcb* t, OutSegment* out) noexcept nogil:
         t.idle_at = 0
 
 
+cdef int64_t persist_interval(const Tcb* t) noexcept nogil:
+    """Until the next look at a window that holds everything up (RFC 9293 3.8.6.1)."""
+    cdef int64_t interval = <int64_t>t.rto << t.backoff
+    return interval if interval < RTO_MAX else RTO_MAX
+
+
 cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     """New data or FIN, as far as both windows let it."""
     cdef uint32_t waiting
@@ -133,11 +143,12 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
         elif t.cwnd - piped < room:
             room = t.cwnd - piped
         if room < n:
-            if room < (t.snd_wnd_max >> 1) or room == 0:
+            if room == 0 or (room < (t.snd_wnd_max >> 1) and not t.probe):
                 if flight == 0 and t.persist_at == 0:
-                    t.persist_at = now + t.rto
+                    t.persist_at = now + persist_interval(t)
                 return False
             n = room
+            t.probe = False  # the timer overrides the avoidance of silly windows (RFC 9293 3.8.6.2.1)
     elif not t.fin_queued:
         return False
     out.seq = t.snd_nxt
@@ -146,6 +157,8 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     out.length = n
     t.snd_nxt += n
     t.persist_at = 0
+    if flight == 0:
+        t.backoff = 0  # it counted probes
     rtt_start(t, out.seq, now)
     if n == waiting:
         if n:
@@ -166,9 +179,11 @@ cdef bint tcp_next_segment(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     if not is_synchronized(t):
         return False
     if t.state != TIME_WAIT:
-        if t.ca_state != CA_OPEN and next_retransmission(t, now, out):
+        if t.ca_state != CA_OPEN and next_retransmission(t, False, now, out):
             return True
         if (t.snd.used or t.fin_queued) and next_data(t, now, out):
+            return True
+        if t.ca_state == CA_RECOVERY and next_retransmission(t, True, now, out):
             return True
     if t.ack_now or t.probe or t.acks_due:
         out.seq = t.snd_nxt
@@ -205,8 +220,9 @@ cdef int tcp_on_timer(Tcb* t, int64_t now) noexcept nogil:
         if t.keepalives >= MAX_RETRANSMITS:
             return EV_TIMEOUT
         t.keepalives += 1
-        t.rto = t.rto * 2 if t.rto < RTO_MAX / 2 else RTO_MAX
-        t.persist_at = now + t.rto
+        if t.backoff < MAX_RETRANSMITS:
+            t.backoff += 1
+        t.persist_at = now + persist_interval(t)
         t.probe = True
     if t.idle_at != 0 and now >= t.idle_at:
         if t.state == TIME_WAIT:

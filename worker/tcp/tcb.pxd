@@ -80,7 +80,7 @@ cdef struct Tcb:
     bint fin_sent
     bint fin_received
     bint probe  # send a segment that the guest must answer: keepalive or zero-window probe
-    uint8_t acks_due  # duplicate ACKs owed to a guest without SACK
+    uint8_t acks_due  # bare ACKs owed for segments behind a gap: one, or without SACK one for each
     uint8_t snd_wscale
     uint8_t rcv_wscale
     uint8_t backoff
@@ -118,6 +118,7 @@ cdef struct Tcb:
     int ooo_count
     int ooo_last
     # timestamps
+    uint32_t ts_offset  # of our clock, so that it does not tell the host's uptime
     uint32_t ts_recent
     int64_t ts_recent_at
     # round-trip time, us
@@ -159,14 +160,14 @@ cdef inline bint may_receive(const Tcb* t) noexcept nogil:
     return t.state == ESTABLISHED or t.state == FIN_WAIT_1 or t.state == FIN_WAIT_2
 
 
-cdef inline uint32_t ring_start_seq(const Tcb* t) noexcept nogil:
-    """The sequence number of the first byte of the send ring (a SYN in flight occupies one before it)."""
-    return t.snd_una if t.snd_una != t.iss else t.iss + 1
-
-
 cdef inline uint32_t snd_end(const Tcb* t) noexcept nogil:
-    """One past the last byte that waits in the send ring."""
-    return ring_start_seq(t) + t.snd.used
+    """One past the last byte that waits in the send ring; the SYN has been acknowledged."""
+    return t.snd_una + t.snd.used
+
+
+cdef inline uint32_t ts_clock(const Tcb* t, int64_t now) noexcept nogil:
+    """Our timestamp, in milliseconds (RFC 7323 5.4)."""
+    return <uint32_t>(now // 1000) + t.ts_offset
 
 
 cdef inline uint32_t in_flight(const Tcb* t) noexcept nogil:
@@ -176,12 +177,6 @@ cdef inline uint32_t in_flight(const Tcb* t) noexcept nogil:
 cdef inline uint32_t rcv_undelivered(const Tcb* t) noexcept nogil:
     """Bytes in order that the host socket has not taken yet."""
     return t.rcv_nxt - t.rcv_user - (1 if t.fin_received else 0)
-
-
-cdef inline uint32_t send_room(const Tcb* t) noexcept nogil:
-    """How many more bytes the guest's window and the congestion window let out, over what is already in the ring."""
-    cdef uint32_t limit = t.cwnd if t.cwnd < t.snd_wnd else t.snd_wnd
-    return limit - t.snd.used if limit > t.snd.used else 0
 
 
 cdef inline int64_t next_deadline(const Tcb* t) noexcept nogil:

@@ -14,6 +14,7 @@ cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap) noexcep
     t.iss = iss
     t.snd_una = iss
     t.snd_nxt = iss
+    t.recover = iss
     t.mss = mss
     t.rcv_mss = mss
     t.rcv_cap = rcv_cap
