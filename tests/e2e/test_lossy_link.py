@@ -21,8 +21,8 @@ HOST = "192.168.127.254"
 TIME_WAIT = 20.0
 """Seconds after which a finished connection must be forgotten."""
 
-# Loss, bytes carried each way, and the least bytes a second: at most a third of what was measured, so that only a sender
-# that stalls falls below it.
+# Loss, bytes carried each way, and the least bytes a second: at most a third of what was measured, so that only a
+# sender that stalls falls below it.
 LINES = [(0.001, 20_000_000, 1_000_000), (0.01, 8_000_000, 400_000), (0.03, 4_000_000, 150_000)]
 
 
