@@ -2,7 +2,7 @@
 # make run       the service in the foreground; ARGS="..." are moorage serve's
 # make test      everything: Debian packages (as root), lint, types, tests
 # make asan      the datapath's tests and a hostile guest, every memory access checked; FUZZ_SECONDS=10
-# make bench     Moorage beside passt and slirp4netns
+# make bench     Moorage beside passt, libslirp and the least that is possible (20 minutes)
 # make lint, types, check (both), format
 
 PYTHON ?= python3
