@@ -15,7 +15,7 @@ from rich.console import Console
 from bench import machine
 from bench.client import Unmeasurable
 from bench.figures import Run, medians
-from bench.gateways import GATEWAYS, Gateway, Libslirp, Link, Slirp4netns
+from bench.gateways import GATEWAYS, Gateway, Link
 from bench.hold_flows import allow_open_files
 from bench.programs import Programs
 from bench.report import WIDTH, number, table, write
@@ -51,10 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     installed = [kind.name for kind in GATEWAYS if kind.is_installed()]
-    # Where libslirp can be had on the link of the others, slirp4netns only shows the same library again.
-    default = [name for name in installed if name != Slirp4netns.name or Libslirp.name not in installed]
     known = [row.key for row in rows()]
-    parser.add_argument("--gateways", type=_words, default=default, help=f"of {', '.join(installed)}")
+    parser.add_argument("--gateways", type=_words, default=installed, help=f"of {', '.join(installed)}")
     parser.add_argument("--only", type=_words, help=f"rows, or groups of them, of {', '.join(known)}")
     parser.add_argument("--mtu", type=lambda text: [int(word) for word in _words(text)], help="rows of these MTUs only")
     parser.add_argument("--rounds", type=int, default=3)

@@ -77,13 +77,17 @@ def _throughput() -> Iterator[Row]:
     # A tap device drops what its queue does not hold, where a VM's virtio ring would make the guest wait.
     for flows in (1, 8):
         yield _bulk_row(f"lossless/{flows}", SMALL_MTU, "up", flows, LONG_QUEUE)
-    for direction, words in DIRECTIONS.items():
+    for mtu in (MTUS[0], MTUS[-1]):
+        for direction in DIRECTIONS:
+            yield _iperf_row(mtu, direction)
 
-        def check(bed: Bed, seconds: float, direction: str = direction) -> Sample:
-            return iperf(bed.iperf(seconds, direction))
 
-        title = f"iperf3, MTU {SMALL_MTU}, {words}"
-        yield Row(f"iperf3/{direction}", title, "Gbit/s", _in_bed(check), "CPU s/GB")
+def _iperf_row(mtu: int, direction: str) -> Row:
+    def take(bed: Bed, seconds: float) -> Sample:
+        return iperf(bed.iperf(seconds, direction))
+
+    title = f"iperf3, MTU {mtu}, {DIRECTIONS[direction]}"
+    return Row(f"iperf3/{mtu}/{direction}", title, "Gbit/s", _in_bed(take), "CPU s/GB", mtu)
 
 
 def _bulk_row(key: str, mtu: int, direction: str, flows: int, queue: int = 0) -> Row:
