@@ -203,6 +203,10 @@ cdef void tcp_segment(Core* core, const Ipv4View* ip, const uint8_t* frame, size
     new_connection(core, &key, ip, &s, frame, length)
 
 
+cdef void no_route(Core* core, const Ipv4View* ip) noexcept nogil:
+    icmp_error(core, &core.gateway_ip, ICMP_UNREACHABLE, ICMP_NET_UNREACHABLE, 0, ip.header, ip.header_len + 8)
+
+
 cdef void new_connection(
     Core* core, const FlowKey* key, const Ipv4View* ip, const TcpView* s, const uint8_t* frame, size_t length
 ) noexcept nogil:
@@ -216,9 +220,7 @@ cdef void new_connection(
         if verdict.action == ACTION_REFUSE:
             emit_reset(core, key, 0, s.seq + s.length + 1, TCP_RST | TCP_ACK)
         elif verdict.action == ACTION_UNREACHABLE:
-            icmp_error(
-                core, &core.gateway_ip, ICMP_UNREACHABLE, ICMP_NET_UNREACHABLE, 0, ip.header, ip.header_len + 8
-            )
+            no_route(core, ip)
 
 
 cdef void udp_datagram(Core* core, const Ipv4View* ip, const uint8_t* frame, size_t length) noexcept nogil:
@@ -266,9 +268,7 @@ cdef void new_datagram(
         if verdict.action == ACTION_REFUSE:
             icmp_error(core, &ip.dst, ICMP_UNREACHABLE, ICMP_PORT_UNREACHABLE, 0, ip.header, ip.header_len + 8)
         elif verdict.action == ACTION_UNREACHABLE:
-            icmp_error(
-                core, &core.gateway_ip, ICMP_UNREACHABLE, ICMP_NET_UNREACHABLE, 0, ip.header, ip.header_len + 8
-            )
+            no_route(core, ip)
 
 
 cdef void icmp_message(Core* core, const Ipv4View* ip, const uint8_t* frame, size_t length) noexcept nogil:
