@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from supervisor.attach.kinds import KINDS
 from supervisor.endpoints import Endpoint, parse_endpoint
 from supervisor.errors import ConfigError
-from supervisor.listeners import KINDS
 
 MIN_MTU = 576
 """RFC 791: what every host must be able to take."""

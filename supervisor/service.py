@@ -14,12 +14,13 @@ import zmq.asyncio
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
 from supervisor.api_server import ApiServer
+from supervisor.attach.kinds import KINDS
+from supervisor.attach.listener import Listener
 from supervisor.children import Zygote
 from supervisor.config import ListenerSpec, Settings
 from supervisor.control import Control
 from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
 from supervisor.forwards import Forwards
-from supervisor.listeners import KINDS, Listener
 from supervisor.networks import Network
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
 from supervisor.resolver import HostResolver, ResolverWatch

@@ -37,8 +37,8 @@ from proto.messages import (
     WorkerRestarted,
     WorkerStats,
 )
+from supervisor.attach.listener import Attachment
 from supervisor.children import Backoff, Zygote, status_in_words
-from supervisor.listeners import Attachment
 from supervisor.networks import Network
 
 STATUS_PATIENCE = 0.3

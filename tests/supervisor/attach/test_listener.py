@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.attach.listener import Attachment
+from supervisor.attach.qemu import QemuListener
 from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
-from supervisor.listeners import Attachment, QemuListener
 
 
 def attach(endpoint: Endpoint, connect: Callable[[Endpoint], socket.socket]) -> tuple[Attachment, socket.socket]:

@@ -1,7 +1,6 @@
-"""Where VMs attach: one listener per socket, one small class per kind of VM.
+"""Where VMs attach: one listener per socket, one small class per kind of VM, each in a module of its own.
 
-A kind knows its framing, how a guest attaches to it, and what an accepted socket needs. To add a kind, add a class and
-name it in `KINDS`.
+A kind knows its framing, how a guest attaches to it, and what an accepted socket needs. `kinds` lists them.
 """
 
 from __future__ import annotations
@@ -100,24 +99,6 @@ class Listener:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         assert isinstance(address, tuple), address
         return str(TcpEndpoint(address[0], address[1])).removeprefix("tcp://")
-
-
-class QemuListener(Listener):
-    """QEMU's ``-netdev stream`` and ``-netdev socket``: 4-byte big-endian lengths."""
-
-    kind = "qemu"
-    title = "QEMU"
-    framing: Framing = "stream32"
-
-    def attach_hint(self) -> str:
-        if isinstance(self.endpoint, UnixEndpoint):
-            address = f"addr.type=unix,addr.path={self.endpoint.path}"
-        else:
-            address = f"addr.type=inet,addr.host={self.endpoint.host},addr.port={self.endpoint.port}"
-        return f"-netdev stream,id=net0,server=off,{address} -device virtio-net-pci,netdev=net0,mac=5a:94:ef:e4:0c:ee"
-
-
-KINDS: dict[str, type[Listener]] = {QemuListener.kind: QemuListener}
 
 
 def _unix_peer(sock: socket.socket) -> str:

@@ -1,0 +1,1 @@
+"""How VMs attach: the listeners, and what each kind of VM says before its first frame."""
