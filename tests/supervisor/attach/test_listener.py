@@ -61,7 +61,7 @@ def test_a_vm_on_tcp_is_known_by_its_address_and_kept_alive() -> None:
 def test_running_out_of_descriptors_pauses_accepting_and_then_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("supervisor.listeners.ACCEPT_PAUSE", 0.01)
+    monkeypatch.setattr("supervisor.attach.listener.ACCEPT_PAUSE", 0.01)
     accept = socket.socket.accept
     failures = [OSError(24, "Too many open files")]
 
