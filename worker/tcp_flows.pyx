@@ -67,7 +67,9 @@ cdef TcpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
         return NULL
     flow.head.key = key[0]
     flow.fd = -1
-    tcp_init(&flow.tcb, isn(core, key), <uint16_t>(core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN), window_share(core))
+    tcp_init(
+        &flow.tcb, isn(core, key), <uint16_t>(core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN), window_share(core), 0
+    )
     flow.tcb.ts_offset = core.ts_offset
     node_init(&flow.timer.node, &flow.timer)
     flow.timer.kind = FLOW_TCP

@@ -47,8 +47,11 @@ class Connection:
     iss: int
     """The initial sequence number; to be set only to stand for a connection that has sent 4 GiB since."""
 
-    def __init__(self, iss: int, mss: int = 1460, window: int = 262144, memory: int = 4194304) -> None:
-        """A closed connection. `mss`: payload bytes that the MTU allows; `window` and `memory` in bytes."""
+    def __init__(
+        self, iss: int, mss: int = 1460, window: int = 262144, memory: int = 4194304, gso_max: int = 0
+    ) -> None:
+        """A closed connection. `mss`: payload bytes that the MTU allows; `window` and `memory` in bytes; `gso_max`:
+        payload bytes of one frame to a link that cuts it into segments, else 0."""
     def hold(self, syn: TcpSegment, now: int) -> None:
         """Keep what the other end's SYN says, without an answer yet."""
     def answer(self) -> None:

@@ -61,6 +61,7 @@ cdef void take_syn(Tcb* t, const TcpView* s, int64_t now) noexcept nogil:
         t.mss = <unsigned short>(mss if mss > MIN_MSS else MIN_MSS)
     if t.ts_ok:
         t.mss -= TS_OPTION_LEN
+    t.segment_max = t.gso_max - t.gso_max % t.mss if t.gso_max > t.mss else t.mss
     t.snd_wnd = s.window
     t.snd_wnd_max = s.window
     t.snd_wl1 = s.seq
@@ -231,7 +232,10 @@ cdef int take_data(
     else:
         t.ack_now = True
     if length > t.rcv_mss:
-        t.rcv_mss = <unsigned short>length
+        if t.gso_max:
+            t.ack_now = True  # it was several segments once
+        else:
+            t.rcv_mss = <unsigned short>length
     if seq == t.rcv_nxt and t.rcv.used == 0 and t.ooo_count == 0:
         t.rcv_nxt += length
         out.data = data

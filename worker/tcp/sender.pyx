@@ -6,6 +6,10 @@ Theory of operation. The send ring holds every byte from `snd_una` on: those in 
 data as far as the guest's window and the congestion window let it, then FIN, and last a bare acknowledgment, which
 every other segment carries along. Silly windows are avoided on both sides (RFC 9293 3.8.6.2); there is no Nagle delay,
 for the bytes come from a host socket that has had its own.
+
+To a link that cuts frames into segments itself (generic segmentation offload) new data goes out in as many full
+segments at once as both windows let. Loss and congestion are reckoned in bytes, so nothing else has to know;
+retransmissions are single segments.
 """
 
 from libc.stdint cimport int64_t, uint32_t
@@ -131,7 +135,7 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     if t.fin_sent:
         return False
     waiting = snd_end(t) - t.snd_nxt
-    n = waiting if waiting < t.mss else t.mss
+    n = waiting if waiting < t.segment_max else t.segment_max
     if n:
         room = t.snd_wnd - flight if t.snd_wnd > flight else 0
         if t.ca_state != CA_OPEN:
@@ -143,12 +147,15 @@ cdef bint next_data(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
         elif t.cwnd - piped < room:
             room = t.cwnd - piped
         if room < n:
-            if room == 0 or (room < (t.snd_wnd_max >> 1) and not t.probe):
+            if room >= t.mss:
+                n = room - room % t.mss
+            elif room == 0 or (room < (t.snd_wnd_max >> 1) and not t.probe):
                 if flight == 0 and t.persist_at == 0:
                     t.persist_at = now + persist_interval(t)
                 return False
-            n = room
-            t.probe = False  # the timer overrides the avoidance of silly windows (RFC 9293 3.8.6.2.1)
+            else:
+                n = room
+                t.probe = False  # the timer overrides the avoidance of silly windows (RFC 9293 3.8.6.2.1)
     elif not t.fin_queued:
         return False
     out.seq = t.snd_nxt

@@ -88,6 +88,8 @@ cdef struct Tcb:
     uint8_t dupacks
     uint16_t mss
     uint16_t rcv_mss
+    uint16_t gso_max  # payload bytes that the link takes at once, to be cut into segments by others; 0: one MSS
+    uint16_t segment_max  # payload of the next segment to send: the most full segments that `gso_max` holds, or one
     # send sequence space
     uint32_t iss
     uint32_t snd_una
@@ -198,6 +200,6 @@ cdef inline void tcp_touch(Tcb* t, int64_t now) noexcept nogil:
         t.idle_at = now + KEEPALIVE_IDLE_HALF_CLOSED
 
 
-cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap) noexcept nogil
+cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap, uint16_t gso_max) noexcept nogil
 cdef void tcp_release(Tcb* t, RingPool* pool) noexcept nogil
 cdef void set_state(Tcb* t, int state) noexcept nogil

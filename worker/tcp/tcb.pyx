@@ -8,8 +8,9 @@ from libc.string cimport memset
 from worker.ring cimport RingPool, ring_release
 
 
-cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap) noexcept nogil:
-    """A closed connection. `mss`: payload bytes that the MTU allows; `rcv_cap`: bytes of receive window."""
+cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap, uint16_t gso_max) noexcept nogil:
+    """A closed connection. `mss`: payload bytes that the MTU allows; `rcv_cap`: bytes of receive window; `gso_max`:
+    payload bytes of one frame to a link that cuts it into segments, else 0."""
     memset(t, 0, sizeof(Tcb))
     t.iss = iss
     t.snd_una = iss
@@ -17,6 +18,8 @@ cdef void tcp_init(Tcb* t, uint32_t iss, uint16_t mss, uint32_t rcv_cap) noexcep
     t.recover = iss
     t.mss = mss
     t.rcv_mss = mss
+    t.gso_max = gso_max
+    t.segment_max = mss
     t.rcv_cap = rcv_cap
     t.rto = RTO_INITIAL
     t.ssthresh = 0x7fffffff

@@ -44,13 +44,20 @@ class Guest:
     """Speaks to a connection and hears what it says; `isn` is where both sides' sequence numbers start."""
 
     def __init__(
-        self, isn: int, offers: Options, *, mss: int = MSS, window: int = 262144, memory: int = 4194304
+        self,
+        isn: int,
+        offers: Options,
+        *,
+        mss: int = MSS,
+        window: int = 262144,
+        memory: int = 4194304,
+        gso_max: int = 0,
     ) -> None:
         self.isn = isn
         self.peer_isn = (isn * 3 + 77) % MODULUS
         self.offers = offers
         self.now = START
-        self.connection = Connection(iss=self.peer_isn, mss=mss, window=window, memory=memory)
+        self.connection = Connection(iss=self.peer_isn, mss=mss, window=window, memory=memory, gso_max=gso_max)
         self.window = 65535
 
     def syn(self, flags: Flag = SYN, ack: int = 0, window: int = 65535) -> TcpSegment:
@@ -137,9 +144,11 @@ class Guest:
         return segment.window << (7 if self.offers.window_scale is not None and SYN not in segment.flags else 0)
 
 
-def dialling(isn: int, offers: Options = OFFERS, *, window: int = 262144, memory: int = 4194304) -> Guest:
+def dialling(
+    isn: int, offers: Options = OFFERS, *, window: int = 262144, memory: int = 4194304, gso_max: int = 0
+) -> Guest:
     """A guest that has opened a connection: established, nothing sent."""
-    guest = Guest(isn, offers, window=window, memory=memory)
+    guest = Guest(isn, offers, window=window, memory=memory, gso_max=gso_max)
     guest.connection.hold(guest.syn(), guest.now)
     guest.connection.answer()
     guest.hears()

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from worker.tcp.connection import Connection, Event, State
-from worker.wire.headers import TcpSegment
+from worker.wire.headers import Flag, TcpSegment
 
 HEADERS = 54
 """Bytes of Ethernet, IPv4 and TCP headers on the wire."""
 WINDOW = 262144
 FOREVER = 3_600_000_000
+MODULUS = 2**32
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +90,16 @@ class Network:
         seed: int = 1,
         sack: bool = True,
         isn: int = 2**32 - 70_000,
+        gso_max: int = 0,
     ) -> None:
+        """`gso_max`: both hand over up to so many bytes in one segment, which the channel carries in pieces."""
         chance = random.Random(seed)
         self._sack = sack
         self._order = count()
         self._arriving: list[tuple[int, int, int, TcpSegment]] = []
         self.now = 1_000_000
         self.sides = [
-            Side(Connection(iss=iss, window=WINDOW), Link(channel, chance), data)
+            Side(Connection(iss=iss, window=WINDOW, gso_max=gso_max), Link(channel, chance), data)
             for iss, data in ((isn, there), ((isn * 5) % 2**32, back))
         ]
 
@@ -144,6 +147,16 @@ class Network:
         side.feed()
         for segment in side.connection.segments(self.now):
             side.sent += 1
-            carried = segment if self._sack else replace(segment, sack_permitted=False)
-            for at in side.link.arrivals(segment, self.now):
-                heapq.heappush(self._arriving, (at, next(self._order), 1 - index, carried))
+            for piece in cut(segment, side.connection.mss):
+                carried = piece if self._sack else replace(piece, sack_permitted=False)
+                for at in side.link.arrivals(piece, self.now):
+                    heapq.heappush(self._arriving, (at, next(self._order), 1 - index, carried))
+
+
+def cut(segment: TcpSegment, mss: int) -> Iterator[TcpSegment]:
+    """What a network card with segmentation offload makes of a segment: FIN and PSH belong to the last piece."""
+    whole = segment.payload
+    for start in range(0, max(1, len(whole)), mss):
+        piece, is_last = whole[start : start + mss], start + mss >= len(whole)
+        flags = segment.flags if is_last else segment.flags & ~(Flag.FIN | Flag.PSH)
+        yield replace(segment, seq=(segment.seq + start) % MODULUS, payload=piece, flags=flags)

@@ -31,6 +31,7 @@ def written_rates() -> dict[float, tuple[float, ...]]:
     reordered=st.floats(0, 0.5),
     queue=st.integers(3, 100),
     sack=st.booleans(),
+    gso_max=st.sampled_from([0, 8000, 65483]),
     isn=st.sampled_from([0, 2**31 - 9000, 2**32 - 1, 2**32 - 20_000]),
 )
 def test_whatever_the_network_does_all_arrives_and_both_ends_close(
@@ -41,12 +42,13 @@ def test_whatever_the_network_does_all_arrives_and_both_ends_close(
     reordered: float,
     queue: int,
     sack: bool,
+    gso_max: int,
     isn: int,
 ) -> None:
     chance = random.Random(seed)
     there, back = (chance.randbytes(size) for size in sizes)
     channel = Channel(queue=queue, loss=loss, duplicates=duplicates, reordered=reordered)
-    network = Network(channel, there, back, seed=seed, sack=sack, isn=isn)
+    network = Network(channel, there, back, seed=seed, sack=sack, isn=isn, gso_max=gso_max)
     network.run()
     caller, answerer = (side.connection for side in network.sides)
     given_up = (Event.TIMEOUT | Event.RESET) & (network.sides[0].events | network.sides[1].events)
@@ -79,3 +81,21 @@ def test_a_clean_link_needs_no_retransmission() -> None:
     assert network.sides[1].connection.received == data
     segments = -(-len(data) // 1448)
     assert network.sides[0].sent <= segments + 4, "SYN, its ACK, data, FIN and the last ACK"
+
+
+def test_what_others_cut_into_segments_loses_no_more_time_than_segments_do() -> None:
+    data = random.Random(0).randbytes(2_000_000)
+    took = []
+    for gso_max in (0, 65483):
+        network = Network(Channel(loss=0.01), data, data, seed=1, gso_max=gso_max)
+        took.append(network.run())
+        assert all(side.connection.received == data for side in network.sides)
+    assert took[1] < 1.5 * took[0]
+
+
+def test_a_clean_link_that_cuts_segments_is_handed_few() -> None:
+    data = bytes(2_000_000)
+    network = Network(Channel(queue=1000), data, b"", gso_max=65483)
+    network.run()
+    assert network.sides[1].connection.received == data
+    assert network.sides[0].sent < len(data) // 1448 // 2
