@@ -91,7 +91,9 @@ cdef class Connection:
     cdef bytearray taken
     cdef public bint reading
 
-    def __init__(self, uint32_t iss, uint16_t mss=1460, uint32_t window=262144, size_t memory=4194304, uint16_t gso_max=0):
+    def __init__(
+        self, uint32_t iss, uint16_t mss=1460, uint32_t window=262144, size_t memory=4194304, uint16_t gso_max=0
+    ):
         pool_init(&self.pool, memory)
         tcp_init(&self.tcb, iss, mss, window, gso_max)
         self.own_mss = mss
