@@ -29,9 +29,9 @@ OPEN_FILES = 262_144
 @click.option(
     "--listen",
     multiple=True,
-    metavar="KIND=URL",
-    help="Where VMs attach: qemu=unix:///PATH or qemu=tcp://HOST:PORT. Repeatable. Default: qemu.sock in the runtime "
-    "directory.",
+    metavar="KIND=URL[,OPTION=VALUE]",
+    help="Where VMs attach: qemu=unix:///PATH or qemu=tcp://HOST:PORT. allow-uid=UID+UID behind a unix socket: only "
+    "processes of these users. Repeatable. Default: qemu.sock in the runtime directory.",
 )
 @click.option(
     "--api",

@@ -14,7 +14,7 @@ from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 
 from supervisor.children import Backoff, end, python, start, status_in_words
-from supervisor.endpoints import Endpoint, bound_endpoint, listen, unlink_endpoint
+from supervisor.endpoints import StreamEndpoint, bound_endpoint, listen, unlink_endpoint
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 class ApiServer:
     """gunicorn on some endpoints. Raises StartError when one cannot be bound."""
 
-    def __init__(self, endpoints: Sequence[Endpoint], env: Mapping[str, str]) -> None:
+    def __init__(self, endpoints: Sequence[StreamEndpoint], env: Mapping[str, str]) -> None:
         self._env = env
         self._sockets: list[socket.socket] = []
         try:

@@ -2,7 +2,7 @@
 
 The file is YAML with the names of the flags as keys::
 
-    listen: ["qemu=unix:///run/vm/qemu.sock", "qemu=tcp://127.0.0.1:9000"]
+    listen: ["qemu=unix:///run/vm/qemu.sock,allow-uid=1000", "qemu=tcp://127.0.0.1:9000"]
     api: ["unix:///run/vm/api.sock"]
     subnet: 192.168.127.0/24
     mtu: 1500
@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from supervisor.attach.kinds import KINDS
-from supervisor.endpoints import Endpoint, parse_endpoint
+from supervisor.attach.kinds import ListenerSpec, parse_listener
+from supervisor.endpoints import StreamEndpoint, parse_endpoint
 from supervisor.errors import ConfigError
 
 MIN_MTU = 576
@@ -30,27 +30,14 @@ MAX_PREFIX = 29
 MIN_PREFIX = 8
 
 
-class ListenerSpec(BaseModel):
-    """One ``--listen``: which kind of VM attaches where."""
-
-    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
-
-    kind: str
-    endpoint: Endpoint
-
-
 def _listener(value: object) -> ListenerSpec:
-    kinds = ", ".join(sorted(KINDS))
-    kind, found, url = value.partition("=") if isinstance(value, str) else ("", "", "")
-    if not found or kind not in KINDS:
-        raise ValueError(f"expected KIND=unix:///PATH or KIND=tcp://HOST:PORT with KIND one of {kinds}; got {value!r}")
-    return ListenerSpec(kind=kind, endpoint=parse_endpoint(url))
+    return parse_listener(value if isinstance(value, str) else repr(value))
 
 
-def _endpoint(value: object) -> Endpoint:
-    if not isinstance(value, str):
-        raise ValueError(f"expected unix:///PATH or tcp://HOST:PORT, got {value!r}")
-    return parse_endpoint(value)
+def _endpoint(value: object) -> StreamEndpoint:
+    endpoint = parse_endpoint(value if isinstance(value, str) else repr(value))
+    assert isinstance(endpoint, StreamEndpoint), endpoint
+    return endpoint
 
 
 def _subnet(value: object) -> IPv4Network:
@@ -76,7 +63,7 @@ class Settings(BaseModel):
     )
 
     listen: tuple[Annotated[ListenerSpec, BeforeValidator(_listener)], ...] | None = None
-    api: tuple[Annotated[Endpoint, BeforeValidator(_endpoint)], ...] | None = None
+    api: tuple[Annotated[StreamEndpoint, BeforeValidator(_endpoint)], ...] | None = None
     mtu: Annotated[int, Field(ge=MIN_MTU, le=MAX_MTU)] = 1500
     subnet: Annotated[IPv4Network, BeforeValidator(_subnet)] = IPv4Network("192.168.127.0/24")
     runtime_dir: Path | None = None

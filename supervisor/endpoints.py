@@ -1,7 +1,8 @@
-"""Where a stream socket listens: ``unix:///PATH`` or ``tcp://HOST:PORT``; and binding it.
+"""Where something listens, as URLs spell it (``unix:///PATH``, ``tcp://HOST:PORT``, ...), and binding it.
 
-A unix socket left behind by a service that is gone (nobody listens) is replaced; one that somebody listens on, or a
-file that is no socket, is an error.
+Who takes a URL says which forms of it: a tuple of `UrlForm`, to which a module may add its own. A unix socket left
+behind by a service that is gone (nobody listens) is replaced; one that somebody listens on, or a file that is no
+socket, is an error.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from supervisor.errors import StartError
 
@@ -20,18 +22,25 @@ MAX_UNIX_PATH = 107
 BACKLOG = 4096
 
 
+class Endpoint:
+    """What a URL names; as text it is the URL again."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class UnixEndpoint:
+class UnixEndpoint(Endpoint):
     """A socket in the file system."""
 
     path: str
+    scheme: str = "unix"
 
     def __str__(self) -> str:
-        return f"unix://{self.path}"
+        return f"{self.scheme}://{self.path}"
 
 
 @dataclass(frozen=True, slots=True)
-class TcpEndpoint:
+class TcpEndpoint(Endpoint):
     """A host address and port; port 0: any free one."""
 
     host: str
@@ -41,26 +50,58 @@ class TcpEndpoint:
         return f"tcp://{join_host_port(self.host, self.port)}"
 
 
-Endpoint = UnixEndpoint | TcpEndpoint
+StreamEndpoint = UnixEndpoint | TcpEndpoint
 
 
-def parse_endpoint(url: str) -> Endpoint:
-    """The endpoint a URL names. Raises ValueError that says what was expected."""
-    expected = f"expected unix:///PATH or tcp://HOST:PORT, got {url!r}"
+@dataclass(frozen=True, slots=True)
+class UrlForm:
+    """One way to spell an endpoint."""
+
+    text: str
+    """As errors and help show it: ``unix:///PATH``"""
+    parse: Callable[[SplitResult], Endpoint | None]
+    """None: the URL is not of this form. Raises ValueError where it is, but cannot be meant."""
+
+
+def unix_form(scheme: str) -> UrlForm:
+    """``SCHEME:///PATH``."""
+
+    def parse(url: SplitResult) -> Endpoint | None:
+        if url.scheme != scheme or url.netloc or not url.path.startswith("/"):
+            return None
+        if len(os.fsencode(url.path)) > MAX_UNIX_PATH:
+            raise ValueError(f"expected a socket path of at most {MAX_UNIX_PATH} bytes, got {url.path!r}")
+        return UnixEndpoint(url.path, scheme)
+
+    return UrlForm(f"{scheme}:///PATH", parse)
+
+
+def _parse_tcp(url: SplitResult) -> Endpoint | None:
+    try:
+        host, port = url.hostname, url.port
+    except ValueError:
+        return None
+    is_whole = url.scheme == "tcp" and url.path in ("", "/")
+    return TcpEndpoint(host, port) if is_whole and host and port is not None else None
+
+
+UNIX = unix_form("unix")
+TCP = UrlForm("tcp://HOST:PORT", _parse_tcp)
+
+
+def parse_endpoint(url: str, forms: Sequence[UrlForm] = (UNIX, TCP), prefix: str = "") -> Endpoint:
+    """The endpoint a URL names. Raises ValueError that says what was expected, `prefix` before each form."""
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
-        raise ValueError(expected) from error
-    if parts.query or parts.fragment or parts.username:
-        raise ValueError(expected)
-    if parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/"):
-        if len(os.fsencode(parts.path)) > MAX_UNIX_PATH:
-            raise ValueError(f"expected a socket path of at most {MAX_UNIX_PATH} bytes, got {parts.path!r}")
-        return UnixEndpoint(parts.path)
-    if parts.scheme == "tcp" and parts.hostname and port is not None and parts.path in ("", "/"):
-        return TcpEndpoint(parts.hostname, port)
-    raise ValueError(expected)
+    except ValueError:
+        parts = None
+    if parts is not None and not (parts.query or parts.fragment or parts.username):
+        for form in forms:
+            endpoint = form.parse(parts)
+            if endpoint is not None:
+                return endpoint
+    expected = " or ".join(prefix + form.text for form in forms)
+    raise ValueError(f"expected {expected}, got {prefix + url!r}")
 
 
 def join_host_port(host: str, port: int) -> str:
@@ -68,18 +109,23 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listen(endpoint: Endpoint) -> socket.socket:
-    """A non-blocking listening socket; a unix one has mode 0600. Raises StartError that names the address."""
+def listen(endpoint: StreamEndpoint) -> socket.socket:
+    """A non-blocking listening stream socket; a unix one has mode 0600. Raises StartError that names the address."""
     try:
-        sock = _listen_unix(endpoint) if isinstance(endpoint, UnixEndpoint) else _listen_tcp(endpoint)
+        sock = bind_unix(endpoint, socket.SOCK_STREAM) if isinstance(endpoint, UnixEndpoint) else _bind_tcp(endpoint)
+        try:
+            sock.listen(BACKLOG)
+        except OSError:
+            sock.close()
+            raise
     except OSError as error:
         raise StartError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
     sock.setblocking(False)
     return sock
 
 
-def bound_endpoint(sock: socket.socket) -> Endpoint:
-    """Where a listening socket in fact listens, its port filled in."""
+def bound_endpoint(sock: socket.socket) -> StreamEndpoint:
+    """Where a listening unix or TCP socket in fact listens, its port filled in."""
     address = sock.getsockname()
     return UnixEndpoint(address) if isinstance(address, str) else TcpEndpoint(address[0], address[1])
 
@@ -91,13 +137,16 @@ def unlink_endpoint(endpoint: Endpoint) -> None:
             os.unlink(endpoint.path)
 
 
-def _listen_unix(endpoint: UnixEndpoint) -> socket.socket:
-    _remove_stale_socket(endpoint.path)
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def bind_unix(endpoint: UnixEndpoint, kind: int) -> socket.socket:
+    """A socket of that type (``SOCK_STREAM``, ...) on the endpoint's path, with mode 0600.
+
+    Raises OSError, and StartError where somebody listens there already or another kind of file is in the way.
+    """
+    _remove_stale_socket(endpoint, kind)
+    sock = socket.socket(socket.AF_UNIX, kind)
     umask = os.umask(0o177)
     try:
         sock.bind(endpoint.path)
-        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise
@@ -106,34 +155,32 @@ def _listen_unix(endpoint: UnixEndpoint) -> socket.socket:
     return sock
 
 
-def _remove_stale_socket(path: str) -> None:
-    """Unlink a socket nobody listens on. Raises StartError when somebody does, or when it is another kind of file."""
+def _remove_stale_socket(endpoint: UnixEndpoint, kind: int) -> None:
     try:
-        mode = os.stat(path).st_mode
+        mode = os.stat(endpoint.path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise StartError(f"cannot listen on unix://{path}: the file exists and is not a socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        raise StartError(f"cannot listen on {endpoint}: the file exists and is not a socket")
+    with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)  # a full backlog answers EAGAIN instead of making us wait
         try:
-            probe.connect(path)
+            probe.connect(endpoint.path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            os.unlink(endpoint.path)
             return
         except OSError:
             pass
-    raise StartError(f"cannot listen on unix://{path}: address already in use")
+    raise StartError(f"cannot listen on {endpoint}: address already in use")
 
 
-def _listen_tcp(endpoint: TcpEndpoint) -> socket.socket:
+def _bind_tcp(endpoint: TcpEndpoint) -> socket.socket:
     found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

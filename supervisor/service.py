@@ -14,12 +14,12 @@ import zmq.asyncio
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
 from supervisor.api_server import ApiServer
-from supervisor.attach.kinds import KINDS
+from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Listener
 from supervisor.children import Zygote
-from supervisor.config import ListenerSpec, Settings
+from supervisor.config import Settings
 from supervisor.control import Control
-from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
+from supervisor.endpoints import StreamEndpoint, TcpEndpoint, UnixEndpoint
 from supervisor.forwards import Forwards
 from supervisor.networks import Network
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
@@ -63,11 +63,11 @@ class Service:
             log.info("stopping")
 
     def _bind_listeners(self, stack: AsyncExitStack) -> list[Listener]:
-        default = ListenerSpec(kind="qemu", endpoint=UnixEndpoint(str(self._runtime / "qemu.sock")))
+        default = ListenerSpec("qemu", UnixEndpoint(str(self._runtime / "qemu.sock")))
         specs = (default,) if self._settings.listen is None else self._settings.listen
         listeners = []
         for spec in specs:
-            listener = KINDS[spec.kind](spec.endpoint)
+            listener = spec.open()
             stack.callback(listener.close)
             listeners.append(listener)
         return listeners
@@ -153,5 +153,5 @@ def _how_to_use(listeners: list[Listener], api: ApiServer) -> str:
     return "\n".join(lines)
 
 
-def _api_url(endpoint: Endpoint) -> str:
+def _api_url(endpoint: StreamEndpoint) -> str:
     return str(endpoint) if isinstance(endpoint, UnixEndpoint) else str(endpoint).replace("tcp://", "http://", 1)

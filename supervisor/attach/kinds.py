@@ -1,8 +1,38 @@
-"""The kinds of VM that can attach, by the names that ``--listen KIND=URL`` takes."""
+"""The kinds of VM that can attach, and ``KIND=URL[,option=value...]``, which names one and where it listens."""
 
 from __future__ import annotations
 
-from supervisor.attach.listener import Listener
-from supervisor.attach.qemu import QemuListener
+from dataclasses import dataclass
 
-KINDS: dict[str, type[Listener]] = {QemuListener.kind: QemuListener}
+from supervisor.attach.listener import Listener
+from supervisor.attach.options import NO_OPTIONS, Options, parse_options
+from supervisor.attach.qemu import QemuListener
+from supervisor.endpoints import Endpoint, parse_endpoint
+
+KINDS: dict[str, type[Listener]] = {kind.kind: kind for kind in (QemuListener,)}
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerSpec:
+    """One ``--listen``: which kind of VM attaches where, and who may."""
+
+    kind: str
+    endpoint: Endpoint
+    options: Options = NO_OPTIONS
+
+    def open(self) -> Listener:
+        """Bind it. Raises StartError."""
+        return KINDS[self.kind](self.endpoint, self.options)
+
+
+def parse_listener(text: str) -> ListenerSpec:
+    """The listener that an operator asks for. Raises ValueError that says what was expected."""
+    name, given, rest = text.partition("=")
+    kind = KINDS.get(name)
+    if not given or kind is None:
+        raise ValueError(f"expected KIND=URL with KIND one of {', '.join(sorted(KINDS))}; got {text!r}")
+    url, *options = rest.split(",")
+    spec = ListenerSpec(name, parse_endpoint(url, kind.forms, f"{name}="), parse_options(options))
+    if spec.options.allow_uid and not kind.knows_uids(spec.endpoint):
+        raise ValueError(f"expected no allow-uid behind {spec.endpoint}: the users of such a socket are not known")
+    return spec

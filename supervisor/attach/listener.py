@@ -1,19 +1,32 @@
-"""Where VMs attach: one listener per socket, one small class per kind of VM, each in a module of its own.
+"""Where VMs attach: one listener per ``--listen``, one small class per kind of VM, each in a module of its own.
 
-A kind knows its framing, how a guest attaches to it, and what an accepted socket needs. `kinds` lists them.
+A kind knows which URLs it takes, its framing, how a guest attaches to it, and what an accepted connection needs before
+its first frame. `kinds` lists them.
 """
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import logging
 import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from proto.messages import Framing
-from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint, bound_endpoint, listen, unlink_endpoint
+from supervisor.attach.options import NO_OPTIONS, Options
+from supervisor.endpoints import (
+    Endpoint,
+    StreamEndpoint,
+    TcpEndpoint,
+    UnixEndpoint,
+    UrlForm,
+    bound_endpoint,
+    listen,
+    unlink_endpoint,
+)
 
 ACCEPT_PAUSE = 1.0
 """s; when accept fails (no descriptors left), trying again at once would only spin."""
@@ -35,27 +48,54 @@ class Attachment:
     peer: str
 
 
-class Listener:
-    """One listening stream socket. Raises StartError when it cannot be bound."""
+class Listener(abc.ABC):
+    """Where VMs of one kind attach. Making one binds it and raises StartError when that does not work."""
 
-    kind: str
-    title: str
+    kind: ClassVar[str]
+    title: ClassVar[str]
     """What people call the kind."""
-    framing: Framing
+    framing: ClassVar[Framing]
+    forms: ClassVar[tuple[UrlForm, ...]]
+    """The URLs it takes."""
+    endpoint: Endpoint
+    """Where it in fact listens."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._sock = listen(endpoint)
-        self.endpoint = bound_endpoint(self._sock)
+    @abc.abstractmethod
+    def __init__(self, endpoint: Endpoint, options: Options) -> None: ...
+
+    @classmethod
+    def knows_uids(cls, endpoint: Endpoint) -> bool:
+        """Whether the system tells whose process is at the other end."""
+        return isinstance(endpoint, UnixEndpoint)
+
+    @abc.abstractmethod
+    def start(self, on_attach: Callable[[Attachment], None]) -> None:
+        """Let VMs attach on the running loop from now on."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Stop listening and remove what was bound."""
+
+    @abc.abstractmethod
+    def attach_hint(self) -> str:
+        """What to tell a user who wants to attach a VM."""
+
+
+class AcceptingListener(Listener):
+    """One listening socket; each connection it accepts is a VM."""
+
+    def __init__(self, endpoint: Endpoint, options: Options = NO_OPTIONS) -> None:
+        self._sock = self._listen(endpoint)
+        self.endpoint = bound_endpoint(self._sock) if isinstance(endpoint, TcpEndpoint) else endpoint
+        self._options = options
         self._on_attach: Callable[[Attachment], None] | None = None
         self._pause: asyncio.TimerHandle | None = None
 
     def start(self, on_attach: Callable[[Attachment], None]) -> None:
-        """Accept on the running loop from now on."""
         self._on_attach = on_attach
         asyncio.get_running_loop().add_reader(self._sock, self._accept)
 
     def close(self) -> None:
-        """Stop listening and unlink the socket's file."""
         if self._on_attach is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
         if self._pause is not None:
@@ -63,12 +103,11 @@ class Listener:
         self._sock.close()
         unlink_endpoint(self.endpoint)
 
-    def attach_hint(self) -> str:
-        """What to tell a user who wants to attach a VM."""
-        raise NotImplementedError
+    @abc.abstractmethod
+    def _listen(self, endpoint: Endpoint) -> socket.socket:
+        """A non-blocking listening socket. Raises StartError."""
 
     def _accept(self) -> None:
-        assert self._on_attach is not None
         try:
             sock, address = self._sock.accept()
         except (BlockingIOError, ConnectionError):
@@ -80,17 +119,27 @@ class Listener:
             self._pause = loop.call_later(ACCEPT_PAUSE, loop.add_reader, self._sock, self._accept)
             return
         try:
-            peer = self._prepare(sock, address)
+            peer, uid = self._prepare(sock, address)
         except OSError as error:
             log.info("a connection to %s ended at once: %s", self.endpoint, error)
             sock.close()
             return
+        if self._options.allow_uid and uid not in self._options.allow_uid:
+            whose = "a user the system does not tell" if uid is None else f"uid {uid}"
+            log.warning("refused a connection to %s of %s: allow-uid does not name it", self.endpoint, whose)
+            sock.close()
+            return
+        self._welcome(sock, peer)
+
+    def _welcome(self, sock: socket.socket, peer: str) -> None:
+        """A connection that may attach."""
+        assert self._on_attach is not None
         self._on_attach(Attachment(sock, self.kind, self.framing, str(self.endpoint), peer))
 
-    def _prepare(self, sock: socket.socket, address: object) -> str:
-        """Set the socket up; return what it tells of the other end."""
+    def _prepare(self, sock: socket.socket, address: object) -> tuple[str, int | None]:
+        """Set the socket up; what it tells of the other end, and whose it is."""
         sock.setblocking(False)
-        if isinstance(self.endpoint, UnixEndpoint):
+        if sock.family == socket.AF_UNIX:
             return _unix_peer(sock)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -98,13 +147,21 @@ class Listener:
             if hasattr(socket, name):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
         assert isinstance(address, tuple), address
-        return str(TcpEndpoint(address[0], address[1])).removeprefix("tcp://")
+        return str(TcpEndpoint(address[0], address[1])).removeprefix("tcp://"), None
 
 
-def _unix_peer(sock: socket.socket) -> str:
-    """``uid=1000 pid=4242``; empty where the system does not tell."""
+class StreamListener(AcceptingListener):
+    """A unix or TCP stream socket."""
+
+    def _listen(self, endpoint: Endpoint) -> socket.socket:
+        assert isinstance(endpoint, StreamEndpoint), endpoint
+        return listen(endpoint)
+
+
+def _unix_peer(sock: socket.socket) -> tuple[str, int | None]:
+    """``uid=1000 pid=4242`` and the uid; nothing where the system does not tell."""
     if not hasattr(socket, "SO_PEERCRED"):
-        return ""
-    ucred = struct.Struct("3i")
+        return "", None
+    ucred = struct.Struct("iII")
     pid, uid, _ = ucred.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ucred.size))
-    return f"uid={uid} pid={pid}"
+    return f"uid={uid} pid={pid}", uid

@@ -118,7 +118,7 @@ def test_a_killed_service_can_be_started_again_at_once(directory: Path) -> None:
 def test_a_bad_flag_ends_with_2_and_names_it(directory: Path) -> None:
     for more, message in [
         (("--mtu", "1"), "--mtu: "),
-        (("--listen", "hyperkit=unix:///x"), "--listen: expected KIND=unix:///PATH"),
+        (("--listen", "telegraph=unix:///x"), "--listen: expected KIND=URL with KIND one of"),
         (("--no-such-flag",), "No such option"),
         (("--config", f"{directory}/none.yaml"), "none.yaml: cannot be read"),
         (("--runtime-dir", "/" + "x" * 100), "--runtime-dir: expected a path of at most"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from supervisor.attach.listener import Attachment
+from supervisor.attach.options import Options
 from supervisor.attach.qemu import QemuListener
 from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
 
@@ -56,6 +57,29 @@ def test_a_vm_on_tcp_is_known_by_its_address_and_kept_alive() -> None:
     assert attachment.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     attachment.sock.close()
     client.close()
+
+
+def test_only_the_users_named_may_attach(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(allowed: int) -> str:
+        listener = QemuListener(UnixEndpoint(f"{tmp_path}/q"), Options(allow_uid=frozenset({allowed})))
+        attached: list[Attachment] = []
+        listener.start(attached.append)
+        reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/q")
+        async with asyncio.timeout(5):
+            while not (attached or reader.at_eof()):
+                await asyncio.sleep(0.01)
+        for attachment in attached:
+            attachment.sock.close()
+        listener.close()
+        writer.close()
+        return "attached" if attached else "refused"
+
+    assert asyncio.run(scenario(os.getuid())) == "attached"
+    assert not caplog.records
+    assert asyncio.run(scenario(os.getuid() + 1)) == "refused"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"refused a connection to unix://{tmp_path}/q of uid {os.getuid()}: allow-uid does not name it"
+    ]
 
 
 def test_running_out_of_descriptors_pauses_accepting_and_then_goes_on(
