@@ -19,8 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Framing = Literal["stream32", "stream16"]
-"""How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths."""
+Framing = Literal["stream32", "stream16", "messages"]
+"""How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths, or one frame a message.
+"""
 
 ForwardProtocol = Literal["tcp", "udp"]
 

@@ -2,8 +2,9 @@
 
 `link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts` (what is known of
 destinations), `icmp_errors`, `flow_table`, `segments`, `tcp_flows`, `tcp_opening`, `tcp_from_guest`, `tcp_to_guest` and
-`udp_flows` (flows and their host sockets), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream`, `loop`
-(one turn), `engine` (the face to Python).
+`udp_flows` (flows and their host sockets), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream` and
+`link.messages` (the kinds of link, both ways), `link.kinds` (which of them it is), `loop` (one turn), `engine` (the
+face to Python).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -11,6 +12,7 @@ from posix.uio cimport iovec
 
 from worker.counters cimport COUNTERS
 from worker.datagrams cimport DATAGRAM_BATCH, DatagramBatch
+from worker.hostio cimport mmsghdr
 from worker.lists cimport Node
 from worker.readiness cimport Readiness
 from worker.ring cimport RingPool
@@ -27,6 +29,7 @@ cdef enum:
     OUT_BATCH_BYTES = 1048576
     OUT_FIFO_SIZE = 1310720  # a batch of datagrams of the largest size, fragmented
     LINK_PREFIX_MAX = 4
+    FIFO_MARK_LEN = 4  # before a frame in the fifo of a link that needs to know where each begins
     MAX_SLICES = 4096
     MAX_LISTENERS = 4096
     MAX_NAT = 64
@@ -38,6 +41,18 @@ cdef enum:
     MAX_TIME_WAIT = 1024
     FD_RESERVE = 64  # descriptors kept for control and DNS
     SCRATCH_SIZE = 65536
+
+cdef enum LinkKind:
+    LINK_STREAM = 0  # each frame behind its length
+    LINK_MESSAGES = 1  # each frame a message of a SEQPACKET or datagram socket
+
+cdef enum LinkResult:
+    # What became of one read of the link.
+    LINK_DRAINED = 0
+    LINK_MORE = 1
+    LINK_EOF = 2
+    LINK_BROKEN = 3
+    LINK_GARBLED = 4
 
 cdef enum Tag:
     # The top byte of a readiness token; the rest is a descriptor or a pointer.
@@ -177,16 +192,26 @@ cdef struct UpcallQueue:
 cdef struct LinkOut:
     iovec* iov
     int count
-    int sent
+    int sent  # pieces of a stream, whole frames of other links
     size_t bytes
     uint8_t* slots
-    int slot_count
+    int frame_count
+    int* first_piece  # of each frame
     uint8_t* fifo
     size_t fifo_taken
     size_t fifo_end
     bint blocked
     int64_t blocked_at
     bint watched  # readiness is asked to tell of room
+
+
+cdef struct MessageBatch:
+    # What recvmmsg and sendmmsg take; most of it stays from call to call.
+    mmsghdr* received
+    iovec* places  # of the messages received, in the link's receive buffer
+    size_t stride  # from place to place
+    unsigned int capacity
+    mmsghdr* sending
 
 
 cdef struct Datagram:
@@ -217,6 +242,8 @@ cdef struct Core:
     Wheel wheel
     # the link
     int link_fd
+    LinkKind link_kind
+    MessageBatch* messages  # of a link of messages
     int prefix_len
     bint big_endian
     bint link_readable

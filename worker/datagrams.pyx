@@ -1,36 +1,13 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
-"""Several datagrams of a host socket in one system call (recvmmsg(2), sendmmsg(2)), one at a time where those are not.
-"""
+"""Several datagrams of a host socket in one system call (recvmmsg(2), sendmmsg(2))."""
 
 from libc.errno cimport errno
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr
+from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, mmsghdr, recvmmsg, sendmmsg
 from worker.wire.udp cimport UDP_HEADER_LEN, UDP_MAX_PAYLOAD
-
-cdef extern from *:
-    """
-    #include <sys/socket.h>
-    #ifndef __linux__
-    struct mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
-    static int recvmmsg(int fd, struct mmsghdr *m, unsigned int n, int flags, void *timeout) {
-        ssize_t k = recvmsg(fd, &m->msg_hdr, flags);
-        if (k < 0) return -1;
-        m->msg_len = k;
-        return 1;
-    }
-    static int sendmmsg(int fd, struct mmsghdr *m, unsigned int n, int flags) {
-        return sendmsg(fd, &m->msg_hdr, flags) < 0 ? -1 : 1;
-    }
-    #endif
-    """
-    cdef struct mmsghdr:
-        msghdr msg_hdr
-        unsigned int msg_len
-    int recvmmsg(int fd, mmsghdr* messages, unsigned int n, int flags, void* timeout) nogil
-    int sendmmsg(int fd, mmsghdr* messages, unsigned int n, int flags) nogil
 
 
 cdef int datagrams_init(DatagramBatch* batch) noexcept nogil:

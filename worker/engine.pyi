@@ -31,8 +31,8 @@ class Engine:
     ) -> None:
         """Take `link_fd` (made non-blocking, closed by `close`).
 
-        `framing` is ``stream32`` or ``stream16``; `prefix_len` counts in 128 bits (an IPv4 /24 is 120); `readiness` is
-        ``epoll``, ``poll`` or ``auto``. Raises ValueError on an unknown framing or an MTU outside 576..65535.
+        `framing` is one of `proto.messages.Framing`; `prefix_len` counts in 128 bits (an IPv4 /24 is 120); `readiness`
+        is ``epoll``, ``poll`` or ``auto``. Raises ValueError on an unknown framing or an MTU outside 576..65535.
         """
     # --- the selector's side
     @property

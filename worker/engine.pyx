@@ -16,14 +16,15 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
 from worker.core cimport (
-    FD_RESERVE, FLOW_TCP, FLOW_UDP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES, MAX_UDP_FLOWS, RX_SIZE,
-    SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow, UdpFlow, UpcallEntry,
-    Verdict, token_of,
+    FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES,
+    MAX_UDP_FLOWS, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow,
+    UdpFlow, UpcallEntry, Verdict, token_of,
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
 from worker.ip.reassembly cimport reassembly_close
-from worker.link.output cimport out_close, out_flush, out_frame, out_init
+from worker.link.kinds cimport link_close, link_flush, link_init
+from worker.link.output cimport out_close, out_frame, out_init
 from worker.lists cimport list_append, list_empty, list_init, list_pop, list_remove, node_init
 from worker.loop cimport clock_us, handle_injected, run_until
 from worker.readiness cimport (
@@ -54,6 +55,8 @@ cdef enum:
     EVENT_WRITE = 2
 
 __all__ = ["STATES", "Engine"]
+
+PREFIX_LENS = {"stream32": 4, "stream16": 2, "messages": 0}
 
 STATES = (
     "CLOSED", "LISTEN", "SYN-SENT", "SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING",
@@ -94,11 +97,11 @@ cdef class Engine:
         self.upcall_fd = -1
         self.listeners = {}
         self.python_fds = set()
-        if framing not in ("stream32", "stream16"):
-            raise ValueError(f"framing {framing!r}: expected stream32 or stream16")
+        if framing not in PREFIX_LENS:
+            raise ValueError(f"framing {framing!r}: expected {', '.join(PREFIX_LENS)}")
         if readiness not in ("auto", "epoll", "poll"):
             raise ValueError(f"readiness {readiness!r}: expected auto, epoll or poll")
-        max_mtu = MAX_MTU if framing == "stream32" else MAX_SHORT_FRAME - ETHERNET_HEADER_LEN
+        max_mtu = MAX_SHORT_FRAME - ETHERNET_HEADER_LEN if framing == "stream16" else MAX_MTU
         if not MIN_MTU <= mtu <= max_mtu:
             raise ValueError(f"mtu {mtu}: expected {MIN_MTU} to {max_mtu} on a {framing} link")
         if len(gateway_mac) != 6 or len(guest_mac) not in (0, 6) or not 96 <= prefix_len <= 128:
@@ -111,7 +114,8 @@ cdef class Engine:
         self._init_lists()
         self._init_memory(readiness != "poll")
         core = self.core
-        core.prefix_len = 4 if framing == "stream32" else 2
+        core.link_kind = LINK_MESSAGES if framing == "messages" else LINK_STREAM
+        core.prefix_len = PREFIX_LENS[framing]
         core.mtu = mtu
         core.gateway_ip = address(gateway_ip)
         core.subnet = address(subnet)
@@ -120,7 +124,7 @@ cdef class Engine:
         if guest_mac:
             memcpy(core.guest_mac, <const char*>guest_mac, 6)
             core.guest_mac_known = True
-        core.resync = resync
+        core.resync = resync and core.link_kind == LINK_STREAM
         self._init_link(link_fd)
 
     cdef void _init_lists(self):
@@ -164,6 +168,8 @@ cdef class Engine:
 
     cdef int _init_link(self, int link_fd) except -1:
         cdef int error
+        if link_init(self.core):
+            raise MemoryError
         self.upcall_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.set_blocking(link_fd, False)
         error = ready_add(
@@ -201,8 +207,9 @@ cdef class Engine:
             entry = upcall_pop(core)
         reassembly_close(core)
         if core.link_fd >= 0:
-            out_flush(core)
+            link_flush(core)
             close_fd(core.link_fd)
+        link_close(core)
         out_close(core)
         verdicts_close(core)
         ready_close(&core.ready)
@@ -317,7 +324,7 @@ cdef class Engine:
 
     def send_frame(self, bytes frame):
         cdef Core* core = self._open()
-        if not ETHERNET_HEADER_LEN <= len(frame) <= (MAX_FRAME if core.prefix_len == 4 else MAX_SHORT_FRAME):
+        if not ETHERNET_HEADER_LEN <= len(frame) <= (MAX_SHORT_FRAME if core.prefix_len == 2 else MAX_FRAME):
             raise ValueError(f"frame of {len(frame)} bytes")
         return bool(out_frame(core, <const uint8_t*><const char*>frame, len(frame)))
 

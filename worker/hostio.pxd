@@ -29,6 +29,24 @@ cdef extern from *:
     #ifndef MSG_NOSIGNAL
     #define MSG_NOSIGNAL 0
     #endif
+    #ifndef __linux__
+    struct mmsghdr { struct msghdr msg_hdr; unsigned int msg_len; };
+    static inline int recvmmsg(int fd, struct mmsghdr *m, unsigned int n, int flags, void *timeout) {
+        unsigned int i;
+        for (i = 0; i < n; i++) {
+            ssize_t k = recvmsg(fd, &m[i].msg_hdr, flags);
+            if (k < 0) return i ? (int)i : -1;
+            m[i].msg_len = k;
+        }
+        return i;
+    }
+    static inline int sendmmsg(int fd, struct mmsghdr *m, unsigned int n, int flags) {
+        unsigned int i;
+        for (i = 0; i < n; i++)
+            if (sendmsg(fd, &m[i].msg_hdr, flags) < 0) return i ? (int)i : -1;
+        return i;
+    }
+    #endif
     """
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:
@@ -47,6 +65,9 @@ cdef extern from *:
         void* msg_control
         size_t msg_controllen
         int msg_flags
+    cdef struct mmsghdr:
+        msghdr msg_hdr
+        unsigned int msg_len
     cdef struct linger:
         int l_onoff
         int l_linger
@@ -60,6 +81,8 @@ cdef extern from *:
     int shutdown(int fd, int how) nogil
     ssize_t sendmsg(int fd, const msghdr* message, int flags) nogil
     ssize_t recvmsg(int fd, msghdr* message, int flags) nogil
+    int recvmmsg(int fd, mmsghdr* messages, unsigned int n, int flags, void* timeout) nogil
+    int sendmmsg(int fd, mmsghdr* messages, unsigned int n, int flags) nogil
     ssize_t sendto(int fd, const void* data, size_t n, int flags, const sockaddr* addr, socklen_t length) nogil
     ssize_t recvfrom(int fd, void* data, size_t n, int flags, sockaddr* addr, socklen_t* length) nogil
     ssize_t recv(int fd, void* data, size_t n, int flags) nogil
@@ -79,6 +102,7 @@ cdef extern from *:
         TCP_NODELAY
         MSG_DONTWAIT
         MSG_NOSIGNAL
+        MSG_TRUNC
 
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t readv(int fd, const iovec* pieces, int count)

@@ -11,13 +11,14 @@ from libc.stdlib cimport free
 from libc.string cimport strerror
 
 from worker.core cimport (
-    FLOW_TCP, TAG_LINK, TAG_LISTENER, TAG_PYTHON, TAG_TCP, Listener, TcpFlow, UdpFlow, count,
+    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_LINK, TAG_LISTENER, TAG_PYTHON, TAG_TCP, Listener,
+    TcpFlow, UdpFlow, count,
 )
 from worker.counters cimport C_SYSCALLS_WAIT
 from worker.dispatch cimport batch_done, frame_from_guest
 from worker.ip.reassembly cimport reassembly_expire
-from worker.link.output cimport out_flush, out_pending, out_watch
-from worker.link.stream cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, link_receive
+from worker.link.kinds cimport link_flush, link_receive
+from worker.link.output cimport out_pending, out_watch
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
 from worker.tcp_flows cimport tcp_bury, tcp_send_delayed_acks, tcp_timer
@@ -142,7 +143,7 @@ cdef void send(Core* core) noexcept nogil:
             tcp_serve_out_queue(core)
         if core.out.blocked or not out_pending(core):
             return
-        result = out_flush(core)
+        result = link_flush(core)
         if result < 0:
             close_link(core, strerror(-result), True)
             return

@@ -22,6 +22,7 @@ from dpkt.tcp import TH_ACK, TH_FIN, TH_PUSH, TH_RST, TH_SYN
 
 from tests.worker.framebed import (
     GATEWAY_IP,
+    LINKS,
     REMOTE_IP,
     TCP,
     UDP,
@@ -89,8 +90,8 @@ class Episode:
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
-        framing, readiness = rng.choice(("stream32", "stream16")), rng.choice(("epoll", "poll"))
-        self.bed = Bed(framing, readiness, rng.choice((576, 1500, 9000)))
+        link, readiness = rng.choice(tuple(LINKS)), rng.choice(("epoll", "poll"))
+        self.bed = Bed(link, readiness, rng.choice((576, 1500, 9000)))
         self.server, self.echo = self.bed.tcp_server(), self.bed.udp_server()
         self.bed.allow(TCP, self.server.getsockname()[1])
         self.bed.allow(UDP, self.echo.getsockname()[1])

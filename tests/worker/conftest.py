@@ -1,14 +1,15 @@
 """An engine with a guest and a host around it, in each of its forms."""
 
 from collections.abc import Iterator
-from itertools import product
 
 import pytest
 
 from tests.worker.framebed import Bed
 
+FORMS = [("stream32", "epoll"), ("stream16", "poll"), ("seqpacket", "epoll"), ("datagram", "poll")]
 
-@pytest.fixture(params=list(product(("stream32", "stream16"), ("epoll", "poll"))), ids="-".join)
+
+@pytest.fixture(params=FORMS, ids="-".join)
 def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
     bed = Bed(*request.param)
     yield bed
@@ -17,7 +18,7 @@ def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
 
 @pytest.fixture
 def one_bed() -> Iterator[Bed]:
-    """For what has nothing to do with framing or readiness."""
+    """For what has nothing to do with the form of link or readiness."""
     bed = Bed()
     yield bed
     bed.close()

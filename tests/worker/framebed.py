@@ -1,7 +1,7 @@
 """A real engine between a guest made of frames and real sockets of the host.
 
 The test holds the guest's end of the link and speaks Ethernet over it. Every frame that comes from the engine is
-checked on arrival: length prefix, MACs, IPv4 header and checksums. Nothing here sleeps: `run_until` drives the engine
+checked on arrival: its length, MACs, IPv4 header and checksums. Nothing here sleeps: `run_until` drives the engine
 until a condition holds, `settle` until everything sent so far has been handled.
 """
 
@@ -12,6 +12,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import count, pairwise
 from typing import Any, TypeVar
 
@@ -30,6 +31,13 @@ REMOTE_IP = "203.0.113.7"
 """Somewhere outside; verdicts lead it to 127.0.0.1."""
 TCP, UDP, ICMP = 6, 17, 1
 SOCKET_BUFFER = 262144
+LINKS = {
+    "stream32": ("stream32", socket.SOCK_STREAM),
+    "stream16": ("stream16", socket.SOCK_STREAM),
+    "seqpacket": ("messages", socket.SOCK_SEQPACKET),
+    "datagram": ("messages", socket.SOCK_DGRAM),
+}
+"""The engine's framing, and the type of socket, for each form of link."""
 DEADLINE = 5.0
 """Seconds until a condition that does not come about fails the test."""
 
@@ -115,17 +123,19 @@ class Bed:
     """One engine, its guest's end of the link, and the host's sockets."""
 
     def __init__(
-        self, framing: str = "stream32", readiness: str = "epoll", mtu: int = 1500, *, resync: bool = False,
+        self, link: str = "stream32", readiness: str = "epoll", mtu: int = 1500, *, resync: bool = False,
         guest_mac: bytes = b"",
     ) -> None:  # fmt: skip
         self._descriptors = open_descriptors()
-        self.framing, self.mtu = framing, mtu
-        self.link, engine_end = socket.socketpair()
+        (self.framing, kind), self.mtu = LINKS[link], mtu
+        self.link, engine_end = socket.socketpair(socket.AF_UNIX, kind)
         for end in (self.link, engine_end):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
         self.link.setblocking(False)
+        self.engine_fd = engine_end.detach()
+        """The other end's descriptor, the engine's own."""
         self.engine = Engine(
-            engine_end.detach(), framing, mtu, GATEWAY_MAC, wide(GATEWAY_IP), wide("192.168.127.0"), 120,
+            self.engine_fd, self.framing, mtu, GATEWAY_MAC, wide(GATEWAY_IP), wide("192.168.127.0"), 120,
             resync=resync, guest_mac=guest_mac, readiness=readiness,
         )  # fmt: skip
         self.inbox: list[Any] = []
@@ -149,16 +159,27 @@ class Bed:
     # --- the guest's side
 
     def wire(self, *frames: bytes) -> bytes:
-        """Frames as they lie on the link."""
+        """Frames as they lie on a stream link."""
         if self.framing == "stream32":
             return b"".join(len(frame).to_bytes(4, "big") + frame for frame in frames)
         return b"".join(len(frame).to_bytes(2, "little") + frame for frame in frames)
 
     def send(self, *frames: bytes) -> None:
-        self.push(self.wire(*frames))
+        """Put frames on the link, all of them, while the engine works."""
+        if self.framing != "messages":
+            self.push(self.wire(*frames))
+            return
+        for frame in frames:
+            while attempt(partial(self.link.send, frame)) is None:
+                self.turn()
+
+    def offer(self, *frames: bytes) -> None:
+        """Put a few frames on the link before the engine's next turn."""
+        for message in frames if self.framing == "messages" else (self.wire(*frames),):
+            self.link.send(message)
 
     def push(self, data: bytes) -> None:
-        """Put bytes on the link, all of them."""
+        """Put bytes on a stream link, all of them."""
         view = memoryview(data)
         while view:
             try:
@@ -174,6 +195,11 @@ class Bed:
             self.read()
 
     def read(self) -> None:
+        """Take what the engine has sent."""
+        if self.framing == "messages":
+            while frame := attempt(lambda: self.link.recv(1 << 18)):
+                self.inbox.append(check(frame, self.mtu))
+            return
         with contextlib.suppress(BlockingIOError):
             while data := self.link.recv(1 << 18):
                 self._received += data
@@ -233,6 +259,12 @@ class Bed:
         chosen = self.run_until(lambda: next((upcall for upcall in self.upcalls if upcall[0] == kind), None))
         self.upcalls.remove(chosen)
         return chosen
+
+    def frames_up(self) -> list[bytes]:
+        """The frames that have come up to Python, taken."""
+        frames = [upcall[1] for upcall in self.upcalls if upcall[0] == Upcall.FRAME]
+        self.upcalls = [upcall for upcall in self.upcalls if upcall[0] != Upcall.FRAME]
+        return frames
 
     # --- the host's side
 

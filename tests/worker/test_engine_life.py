@@ -62,7 +62,7 @@ def occupy(bed: Bed) -> None:
     GuestTcp(bed, dport=81, sport=3).syn()
     bed.send(udp(b"", 80), fragment(bytes(8), 8, more=True), GuestTcp(bed, sport=4).segment(TH_SYN))
     bed.settle()
-    bed.link.send(bed.wire(udp(b"", 99), GuestTcp(bed, dport=81, sport=5).segment(TH_SYN)))
+    bed.offer(udp(b"", 99), GuestTcp(bed, dport=81, sport=5).segment(TH_SYN))
     bed.engine.run(0)
 
 
@@ -141,7 +141,7 @@ def test_a_registered_descriptor_is_reported_until_it_is_no_longer_ready(bed: Be
 def test_waiting_upcalls_are_reported_on_their_descriptor(bed: Bed) -> None:
     bed.engine.register(bed.engine.upcall_fd, selectors.EVENT_READ)
     assert bed.engine.run(0) == []
-    bed.link.send(bed.wire(udp(b"", 80)))
+    bed.offer(udp(b"", 80))
     for _ in range(2):
         assert bed.engine.run(1) == [(bed.engine.upcall_fd, selectors.EVENT_READ)]
     assert bed.engine.take_upcalls()

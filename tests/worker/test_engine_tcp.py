@@ -161,10 +161,10 @@ def test_segments_out_of_order_and_repeated_make_the_same_stream(bed: Bed) -> No
 
 def test_more_segments_in_one_read_than_there_are_slices_all_arrive_before_the_end(bed: Bed) -> None:
     guest, host = opened(bed)
-    data = noise(4_200)  # segments of one byte each, which fit into one recv of the link
+    data = noise(4_200)  # segments of one byte each, which fit into one recv of a stream link
     start = guest.next
     last = guest.segment(TH_ACK | TH_FIN, data[4_096:], seq=start + 4_096)
-    bed.push(bed.wire(*(guest.segment(TH_ACK, data[i : i + 1], seq=start + i) for i in range(4_096)), last))
+    bed.send(*(guest.segment(TH_ACK, data[i : i + 1], seq=start + i) for i in range(4_096)), last)
     assert bed.receive(host, len(data)) == data
     bed.run_until(lambda: bed.at_end(host))
 

@@ -16,5 +16,8 @@ cdef uint8_t* out_slot(Core* core) noexcept nogil
 cdef void out_push(Core* core, const uint8_t* data, size_t length) noexcept nogil
 cdef void out_finish_frame(Core* core, uint8_t* frame, size_t header_len, size_t payload_len) noexcept nogil
 cdef void out_watch(Core* core, bint on) noexcept nogil
-cdef int out_flush(Core* core) noexcept nogil
 cdef bint out_pending(const Core* core) noexcept nogil
+# for the kinds of link
+cdef void out_take_fifo(Core* core) noexcept nogil
+cdef int out_block(Core* core) noexcept nogil
+cdef void out_batch_sent(Core* core) noexcept nogil

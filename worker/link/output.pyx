@@ -1,45 +1,31 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
-"""What goes out to the guest on a stream link.
+"""What goes out to the guest, until its link takes it.
 
-Two sources share one `sendmsg`: the fifo, where frames are written whole (replies, datagrams, ICMP errors, RSTs), and
-the batch, where TCP puts a header slot and points at the payload in its ring. When the link takes only a part, the
-rest of the batch stays as it is and nothing is added to it until the link has taken that too; the rings' pool is
-pinned meanwhile. TCP waits in its flows, so nothing of it is ever dropped; the fifo is bounded, and what does not fit
-is counted in `link.tx_dropped`.
+Two sources share one system call: the fifo, where frames are written whole (replies, datagrams, ICMP errors, RSTs), and
+the batch, where TCP puts a header slot and points at the payload in its ring. When the link takes only a part, what
+already waits in the batch goes out before anything else; the rings' pool is pinned meanwhile. TCP waits in its flows,
+so nothing of it is ever dropped; the fifo is bounded, and what does not fit is counted in `link.tx_dropped`.
+
+On a stream a frame lies behind its length and nobody asks any more where it begins; for other links the batch keeps the
+first piece of each frame, and the fifo a mark before it. Sending is each kind of link's own (`link.kinds`).
 """
 
-from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
 from worker.core cimport (
-    LINK_PREFIX_MAX, OUT_BATCH_BYTES, OUT_FIFO_SIZE, OUT_SLOT_LEN, OUT_SLOTS, TAG_LINK, Core, count, count_by,
-    token_of,
+    FIFO_MARK_LEN, LINK_PREFIX_MAX, LINK_STREAM, OUT_BATCH_BYTES, OUT_FIFO_SIZE, OUT_SLOT_LEN, OUT_SLOTS, TAG_LINK,
+    Core, count, count_by, token_of,
 )
-from worker.counters cimport (
-    C_LINK_BLOCKED, C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES, C_SYSCALLS_LINK_SEND,
-)
+from worker.counters cimport C_LINK_BLOCKED, C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES
 from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_modify
 from worker.ring cimport pool_unpin
-from worker.wire._cursor cimport store_u32
-
-cdef extern from "<sys/socket.h>" nogil:
-    cdef struct msghdr:
-        iovec* msg_iov
-        size_t msg_iovlen
-    ssize_t sendmsg(int fd, const msghdr* message, int flags)
-    enum:
-        MSG_DONTWAIT
-        MSG_NOSIGNAL
-
-cdef extern from "<string.h>" nogil:
-    void* memset(void* s, int c, size_t n)
+from worker.wire._cursor cimport load_u32, store_u32
 
 cdef enum:
-    IOV_LIMIT = 1024  # of one sendmsg (IOV_MAX on Linux)
-    OUT_IOVS = OUT_SLOTS * 3 + 1  # each segment: a header and at most two pieces of a ring
+    OUT_IOVS = OUT_SLOTS * 3 + 1  # each segment: a header and at most two pieces of a ring; and all of the fifo
 
 
 cdef int out_init(Core* core) noexcept nogil:
@@ -47,16 +33,21 @@ cdef int out_init(Core* core) noexcept nogil:
     core.out.iov = <iovec*>malloc(OUT_IOVS * sizeof(iovec))
     core.out.slots = <uint8_t*>malloc(OUT_SLOTS * OUT_SLOT_LEN)
     core.out.fifo = <uint8_t*>malloc(OUT_FIFO_SIZE)
-    return 0 if core.out.iov != NULL and core.out.slots != NULL and core.out.fifo != NULL else -1
+    core.out.first_piece = <int*>malloc(OUT_SLOTS * sizeof(int))
+    if core.out.iov == NULL or core.out.slots == NULL or core.out.fifo == NULL or core.out.first_piece == NULL:
+        return -1
+    return 0
 
 
 cdef void out_close(Core* core) noexcept nogil:
     free(core.out.iov)
     free(core.out.slots)
     free(core.out.fifo)
+    free(core.out.first_piece)
     core.out.iov = NULL
     core.out.slots = NULL
     core.out.fifo = NULL
+    core.out.first_piece = NULL
 
 
 cdef inline void put_prefix(const Core* core, uint8_t* p, size_t frame_len) noexcept nogil:
@@ -70,7 +61,11 @@ cdef inline void put_prefix(const Core* core, uint8_t* p, size_t frame_len) noex
 cdef size_t out_fifo_room(const Core* core) noexcept nogil:
     """How long a frame may be that still fits."""
     cdef size_t left = OUT_FIFO_SIZE - core.out.fifo_end
-    return left - LINK_PREFIX_MAX if left > LINK_PREFIX_MAX else 0
+    return left - LINK_PREFIX_MAX - FIFO_MARK_LEN if left > LINK_PREFIX_MAX + FIFO_MARK_LEN else 0
+
+
+cdef inline int mark_len(const Core* core) noexcept nogil:
+    return 0 if core.link_kind == LINK_STREAM else FIFO_MARK_LEN
 
 
 cdef uint8_t* out_reserve(Core* core, size_t frame_len) noexcept nogil:
@@ -82,13 +77,16 @@ cdef uint8_t* out_reserve(Core* core, size_t frame_len) noexcept nogil:
     if frame_len > out_fifo_room(core):
         count(core, C_LINK_TX_DROPPED)
         return NULL
-    return core.out.fifo + core.out.fifo_end + core.prefix_len
+    return core.out.fifo + core.out.fifo_end + mark_len(core) + core.prefix_len
 
 
 cdef void out_commit(Core* core, size_t frame_len) noexcept nogil:
     """The frame that was reserved is written; it may have become shorter."""
-    put_prefix(core, core.out.fifo + core.out.fifo_end, frame_len)
-    core.out.fifo_end += core.prefix_len + frame_len
+    cdef uint8_t* p = core.out.fifo + core.out.fifo_end
+    if core.link_kind != LINK_STREAM:
+        store_u32(p, <unsigned int>(core.prefix_len + frame_len))
+    put_prefix(core, p + mark_len(core), frame_len)
+    core.out.fifo_end += mark_len(core) + core.prefix_len + frame_len
     count(core, C_LINK_TX_FRAMES)
     count_by(core, C_LINK_TX_BYTES, frame_len)
 
@@ -105,13 +103,12 @@ cdef bint out_frame(Core* core, const uint8_t* frame, size_t length) noexcept no
 
 cdef bint out_batch_full(const Core* core) noexcept nogil:
     """No further segment may be added to the batch now."""
-    return core.out.blocked or core.out.slot_count == OUT_SLOTS or core.out.bytes >= OUT_BATCH_BYTES
+    return core.out.blocked or core.out.frame_count == OUT_SLOTS or core.out.bytes >= OUT_BATCH_BYTES
 
 
 cdef uint8_t* out_slot(Core* core) noexcept nogil:
     """Where to write the headers of the next segment of the batch, which must not be full."""
-    core.out.slot_count += 1
-    return core.out.slots + (core.out.slot_count - 1) * OUT_SLOT_LEN + LINK_PREFIX_MAX
+    return core.out.slots + core.out.frame_count * OUT_SLOT_LEN + LINK_PREFIX_MAX
 
 
 cdef void out_push(Core* core, const uint8_t* data, size_t length) noexcept nogil:
@@ -125,6 +122,8 @@ cdef void out_push(Core* core, const uint8_t* data, size_t length) noexcept nogi
 
 cdef void out_finish_frame(Core* core, uint8_t* frame, size_t header_len, size_t payload_len) noexcept nogil:
     """Add the headers written to a slot; the payload's pieces are pushed after it."""
+    core.out.first_piece[core.out.frame_count] = core.out.count
+    core.out.frame_count += 1
     put_prefix(core, frame - core.prefix_len, header_len + payload_len)
     out_push(core, frame - core.prefix_len, header_len + core.prefix_len)
     count(core, C_LINK_TX_FRAMES)
@@ -136,19 +135,8 @@ cdef bint out_pending(const Core* core) noexcept nogil:
     return core.out.count != 0 or core.out.fifo_end != core.out.fifo_taken
 
 
-cdef void advance(Core* core, size_t n) noexcept nogil:
-    cdef iovec* v
-    while n:
-        v = &core.out.iov[core.out.sent]
-        if n < v.iov_len:
-            v.iov_base = <uint8_t*>v.iov_base + n
-            v.iov_len -= n
-            return
-        n -= v.iov_len
-        core.out.sent += 1
-
-
-cdef int block(Core* core) noexcept nogil:
+cdef int out_block(Core* core) noexcept nogil:
+    """The link is full; 1."""
     if not core.out.blocked:
         count(core, C_LINK_BLOCKED)
     core.out.blocked = True
@@ -165,47 +153,29 @@ cdef void out_watch(Core* core, bint on) noexcept nogil:
         )
 
 
-cdef int send_batch(Core* core) noexcept nogil:
-    """0: all sent; 1: blocked; else a negative errno."""
-    cdef msghdr message
-    cdef ssize_t n
-    cdef int left
-    cdef int until
-    memset(&message, 0, sizeof(msghdr))
-    while core.out.sent < core.out.count:
-        left = core.out.count - core.out.sent
-        message.msg_iov = core.out.iov + core.out.sent
-        message.msg_iovlen = left if left < IOV_LIMIT else IOV_LIMIT
-        until = core.out.sent + <int>message.msg_iovlen
-        n = sendmsg(core.link_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-        count(core, C_SYSCALLS_LINK_SEND)
-        if n >= 0:
-            advance(core, n)
-            if core.out.sent < until:
-                return block(core)  # a stream that takes a part is full
-        elif errno == EAGAIN or errno == ENOBUFS:
-            return block(core)
-        elif errno != EINTR:
-            return -errno
+cdef void out_take_fifo(Core* core) noexcept nogil:
+    """Make a batch, the last being sent, of what waits in the fifo: on a stream all of it, else OUT_SLOTS frames."""
+    cdef uint8_t* p
+    if core.link_kind == LINK_STREAM:
+        out_push(core, core.out.fifo + core.out.fifo_taken, core.out.fifo_end - core.out.fifo_taken)
+        core.out.fifo_taken = core.out.fifo_end
+        return
+    while core.out.fifo_taken != core.out.fifo_end and core.out.frame_count < OUT_SLOTS:
+        p = core.out.fifo + core.out.fifo_taken
+        core.out.first_piece[core.out.frame_count] = core.out.count
+        core.out.frame_count += 1
+        out_push(core, p + FIFO_MARK_LEN, load_u32(p))
+        core.out.fifo_taken += FIFO_MARK_LEN + load_u32(p)
+
+
+cdef void out_batch_sent(Core* core) noexcept nogil:
+    """The link has taken the whole batch."""
     core.out.blocked = False
     core.out.count = 0
     core.out.sent = 0
     core.out.bytes = 0
-    core.out.slot_count = 0
+    core.out.frame_count = 0
     if core.out.fifo_taken == core.out.fifo_end:
         core.out.fifo_taken = 0
         core.out.fifo_end = 0
     pool_unpin(&core.pool)
-    return 0
-
-
-cdef int out_flush(Core* core) noexcept nogil:
-    """Send what waits, as far as the link takes it; 0, 1: the link is full, or a negative errno: it is broken."""
-    cdef int result = 0
-    if core.out.count:
-        result = send_batch(core)
-    if result == 0 and core.out.fifo_end != core.out.fifo_taken:
-        out_push(core, core.out.fifo + core.out.fifo_taken, core.out.fifo_end - core.out.fifo_taken)
-        core.out.fifo_taken = core.out.fifo_end
-        result = send_batch(core)
-    return result

@@ -1,29 +1,34 @@
 # cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
-"""Frames from a stream link: QEMU's framing, a 4-byte big-endian length before each frame, and VPNKit's, a 2-byte
+"""A stream link: QEMU's framing, a 4-byte big-endian length before each frame, and VPNKit's, a 2-byte
 little-endian one.
 
 One `recv` takes up to 256 KiB; what is left of a frame at the end is moved to the front of the buffer for the next.
 When a worker takes over a link that another died on, the stream may start in the middle of a frame: `find_boundary`
 looks for a length that fits, the gateway's MAC (or a broadcast) and the VM's behind it, and a second such frame after
-it, within MAX_RESYNC bytes.
+it, within MAX_RESYNC bytes. What goes out leaves in one `sendmsg` for each batch.
 """
 
-from libc.errno cimport EAGAIN, EINTR, errno
+from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdint cimport uint8_t
-from libc.string cimport memcmp, memmove
+from libc.string cimport memcmp, memmove, memset
+from posix.uio cimport iovec
 
-from worker.core cimport MAX_FRAME, RX_READ, count, count_by
+from worker.core cimport (
+    LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, LINK_MORE, MAX_FRAME, RX_READ, count, count_by,
+)
 from worker.counters cimport (
-    C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_LINK_RX_BYTES, C_LINK_RX_FRAMES, C_SYSCALLS_LINK_RECV,
+    C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_LINK_RX_BYTES, C_LINK_RX_FRAMES, C_SYSCALLS_LINK_RECV, C_SYSCALLS_LINK_SEND,
 )
 from worker.dispatch cimport batch_done, frame_from_guest
-from worker.hostio cimport MSG_DONTWAIT, recv
+from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, recv, sendmsg
+from worker.link.output cimport out_batch_sent, out_block
 from worker.readiness cimport READY_IN, ready_rearm
 from worker.wire._cursor cimport load_u32
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
 
 cdef enum:
     MAX_RESYNC = 1048576
+    IOV_LIMIT = 1024  # of one sendmsg (IOV_MAX on Linux)
 
 
 cdef inline size_t frame_length(const Core* core, const uint8_t* p) noexcept nogil:
@@ -74,7 +79,7 @@ cdef bint resynchronize(Core* core) noexcept nogil:
     return core.resync_skipped <= MAX_RESYNC
 
 
-cdef int link_receive(Core* core, unsigned int* detail) noexcept nogil:
+cdef int stream_receive(Core* core, unsigned int* detail) noexcept nogil:
     """Read once and handle every whole frame; a `LinkResult`. `detail`: the errno, or the impossible length."""
     cdef size_t at = 0
     cdef size_t left
@@ -121,3 +126,41 @@ cdef int link_receive(Core* core, unsigned int* detail) noexcept nogil:
         return LINK_MORE
     ready_rearm(&core.ready, core.link_fd, READY_IN)
     return LINK_DRAINED
+
+
+cdef void advance(Core* core, size_t n) noexcept nogil:
+    cdef iovec* v
+    while n:
+        v = &core.out.iov[core.out.sent]
+        if n < v.iov_len:
+            v.iov_base = <uint8_t*>v.iov_base + n
+            v.iov_len -= n
+            return
+        n -= v.iov_len
+        core.out.sent += 1
+
+
+cdef int stream_send(Core* core) noexcept nogil:
+    """Send the batch; 0, 1: the link is full, or a negative errno: it is broken."""
+    cdef msghdr message
+    cdef ssize_t n
+    cdef int left
+    cdef int until
+    memset(&message, 0, sizeof(msghdr))
+    while core.out.sent < core.out.count:
+        left = core.out.count - core.out.sent
+        message.msg_iov = core.out.iov + core.out.sent
+        message.msg_iovlen = left if left < IOV_LIMIT else IOV_LIMIT
+        until = core.out.sent + <int>message.msg_iovlen
+        n = sendmsg(core.link_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+        count(core, C_SYSCALLS_LINK_SEND)
+        if n >= 0:
+            advance(core, n)
+            if core.out.sent < until:
+                return out_block(core)  # a stream that takes a part is full
+        elif errno == EAGAIN or errno == ENOBUFS:
+            return out_block(core)
+        elif errno != EINTR:
+            return -errno
+    out_batch_sent(core)
+    return 0

@@ -2,6 +2,7 @@
 
 import random
 import socket
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,11 +28,11 @@ RX_READ = 262_144
 FORMS = [(framing, readiness) for framing in ("stream32", "stream16") for readiness in ("epoll", "poll")]
 
 
-def frames_up(bed: Bed) -> list[bytes]:
-    """The frames that have come up to Python, taken."""
-    frames = [upcall[1] for upcall in bed.upcalls if upcall[0] == Upcall.FRAME]
-    bed.upcalls = [upcall for upcall in bed.upcalls if upcall[0] != Upcall.FRAME]
-    return frames
+@pytest.fixture(params=FORMS, ids="-".join)
+def bed(request: pytest.FixtureRequest) -> Iterator[Bed]:
+    bed = Bed(*request.param)
+    yield bed
+    bed.close()
 
 
 def test_a_frame_may_be_split_at_every_byte(bed: Bed) -> None:
@@ -42,7 +43,7 @@ def test_a_frame_may_be_split_at_every_byte(bed: Bed) -> None:
         bed.turn()
         bed.push(wire[cut:])
         bed.settle()
-        assert frames_up(bed) == frames
+        assert bed.frames_up() == frames
 
 
 def test_a_frame_may_come_byte_by_byte(bed: Bed) -> None:
@@ -50,7 +51,7 @@ def test_a_frame_may_come_byte_by_byte(bed: Bed) -> None:
         bed.push(bytes([byte]))
         bed.turn()
     bed.settle()
-    assert frames_up(bed) == [arp(1)]
+    assert bed.frames_up() == [arp(1)]
 
 
 def test_the_largest_frame_is_taken_however_it_is_cut(one_bed: Bed) -> None:
@@ -73,7 +74,7 @@ def test_a_garbled_length_closes_the_link_and_says_so(length: int) -> None:
         f"frame length {length} is over the limit of 131072",
         True,
     )
-    assert frames_up(bed) == [arp(1)]
+    assert bed.frames_up() == [arp(1)]
     assert bed.counter("link.garbled") == 1
     bed.turn()
     bed.turn()
@@ -92,7 +93,7 @@ def test_the_end_of_the_link_comes_after_its_last_frames(bed: Bed) -> None:
     bed.link.close()
     bed.reading = False
     assert bed.expect_upcall(Upcall.LINK_CLOSED)[1:] == ("eof", True)
-    assert frames_up(bed) == [arp(n) for n in range(100)]
+    assert bed.frames_up() == [arp(n) for n in range(100)]
 
 
 def test_a_link_that_breaks_while_the_engine_sends_is_told_once(bed: Bed) -> None:
@@ -134,7 +135,7 @@ def test_a_stream_is_found_again_when_the_next_frames_come_late() -> None:
     bed.turn()
     bed.push(wire[20:])
     bed.settle()
-    assert frames_up(bed) == [arp(1)]
+    assert bed.frames_up() == [arp(1)]
     bed.close()
 
 
@@ -178,7 +179,7 @@ def test_frames_for_others_are_counted_and_groups_are_taken(bed: Bed) -> None:
     bed.settle()
     assert bed.counter("ethernet.not_for_gateway") == 1
     assert bed.counter("ethernet.malformed") == 1  # a source that is a group
-    assert len(frames_up(bed)) == 1
+    assert len(bed.frames_up()) == 1
 
 
 def test_a_link_with_two_byte_lengths_takes_no_mtu_that_does_not_fit() -> None:
