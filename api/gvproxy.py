@@ -26,8 +26,10 @@ from proto.messages import (
     Leases,
     ListForwards,
     ListLeases,
+    ListNetworks,
     ListVms,
     ListZones,
+    Networks,
     Stats,
     SumStats,
     Unexpose,
@@ -140,9 +142,11 @@ def leases() -> Response:
 
 @blueprint.route("/cam", methods=ANY_METHOD)
 def cam() -> Response:
-    """MAC to connection number: VMs are numbered in the order they were attached."""
+    """MAC to connection number, of all networks: VMs are numbered in the order they were attached."""
     vms = sorted(ask(ListVms(), Vms).vms, key=lambda vm: vm.attached_at)
-    return json_answer({vm.mac: number for number, vm in enumerate(vms) if vm.mac})
+    numbers = {vm.id: number for number, vm in enumerate(vms)}
+    known = [entry for network in ask(ListNetworks(), Networks).networks for entry in network.macs.items()]
+    return json_answer({mac: numbers[vm_id] for mac, vm_id in sorted(known) if vm_id in numbers})
 
 
 @blueprint.route("/stats", methods=ANY_METHOD)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from flask import Response
@@ -99,6 +100,31 @@ class VmList(Body):
     vms: list[Vm]
 
 
+class Network(Body):
+    """A network that VMs are on."""
+
+    name: str
+    subnet: str
+    gateway_ip: str
+    gateway_mac: str
+    host_ip: str = Field(description="The address that stands for the host's loopback")
+    mtu: int
+    mode: Literal["shared", "isolated"] = Field(description="Whether its VMs see each other, or each is alone")
+    port_security: bool = Field(description="Whether a VM speaks to others only from its own MAC and address")
+    macs: dict[str, str] = Field(description="The MACs of its VMs, each with its VM's id")
+
+    @classmethod
+    def of(cls, network: messages.NetworkInfo) -> Network:
+        """What the supervisor's answer says, in the API's terms."""
+        return cls.model_validate(asdict(network))
+
+
+class NetworkList(Body):
+    """All networks, the default one first."""
+
+    networks: list[Network]
+
+
 class ForwardRequest(Body):
     """A port of the host to forward to a VM."""
 
@@ -106,6 +132,12 @@ class ForwardRequest(Body):
     remote: Address = Field(examples=["192.168.127.2:80"], description="`IP:PORT` of the VM")
     protocol: Literal["tcp", "udp"] = "tcp"
     network: str = Field(default="default", max_length=100)
+    vm: str = Field(
+        default="",
+        max_length=100,
+        description="The VM that is meant, by id or MAC; empty: whichever has the address. Must be said on an isolated "
+        "network. A forward to an id is not kept when the service restarts, as ids begin anew",
+    )
 
 
 class Forward(Body):
@@ -117,6 +149,7 @@ class Forward(Body):
     network: str
     bound: str = Field(description="The address in fact listened on")
     vm: str | None = Field(description="The VM that serves it; null while no VM has the address")
+    asked_vm: str | None = Field(description="The VM that was asked for, by id or MAC; null: whichever has the address")
 
     @classmethod
     def of(cls, forward: messages.Forward) -> Forward:
@@ -128,6 +161,7 @@ class Forward(Body):
             network=forward.network,
             bound=forward.bound,
             vm=forward.vm_id or None,
+            asked_vm=forward.vm or None,
         )
 
 

@@ -7,7 +7,19 @@ from typing import TypeVar
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
 
-from api.models import Forward, ForwardList, ForwardRequest, Health, Lease, LeaseList, Vm, VmDetail, VmList
+from api.models import (
+    Forward,
+    ForwardList,
+    ForwardRequest,
+    Health,
+    Lease,
+    LeaseList,
+    Network,
+    NetworkList,
+    Vm,
+    VmDetail,
+    VmList,
+)
 from api.openapi import Operations
 from api.supervisor_client import ask
 from proto import messages
@@ -41,6 +53,13 @@ def show_vm(vm_id: str) -> VmDetail:
     raise RequestFailed.because("not-found", f"there is no VM {vm_id}; GET /v1/vms lists them")
 
 
+@operations.add("GET", "/networks", answer=NetworkList)
+def list_networks() -> NetworkList:
+    """List the networks, with the MAC table of each."""
+    networks = ask(messages.ListNetworks(), messages.Networks).networks
+    return NetworkList(networks=[Network.of(network) for network in networks])
+
+
 @operations.add("GET", "/forwards", answer=ForwardList)
 def list_forwards() -> ForwardList:
     """List the forwarded ports."""
@@ -52,7 +71,7 @@ def list_forwards() -> ForwardList:
 def add_forward() -> Forward:
     """Forward a port of the host to a VM."""
     wanted = read_body(ForwardRequest)
-    question = messages.Expose(wanted.local, wanted.remote, wanted.protocol, wanted.network)
+    question = messages.Expose(wanted.local, wanted.remote, wanted.protocol, wanted.network, wanted.vm)
     try:
         return Forward.of(ask(question, messages.Forward))
     except RequestFailed as error:

@@ -25,6 +25,9 @@ Framing = Literal["stream32", "stream16", "messages"]
 
 ForwardProtocol = Literal["tcp", "udp"]
 
+NetworkMode = Literal["shared", "isolated"]
+"""Whether VMs of a network see each other, or each is alone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Empty:
@@ -257,6 +260,8 @@ class Forward:
     """``192.168.127.2:80``"""
     protocol: ForwardProtocol = "tcp"
     network: str = "default"
+    vm: str = ""
+    """The VM that is meant, by id or MAC; empty: whichever has the address."""
     bound: str = ""
     """The address in fact listened on, port filled in."""
     vm_id: str = ""
@@ -287,6 +292,32 @@ class Vm:
     """Resident memory of the worker."""
     cpu_seconds: float = 0.0
     open_files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInfo:
+    """A network as the API shows it."""
+
+    name: str
+    subnet: str
+    gateway_ip: str
+    gateway_mac: str
+    host_ip: str
+    mtu: int
+    mode: NetworkMode
+    port_security: bool
+    macs: dict[str, str]
+    """The MACs of its VMs, each with its VM's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListNetworks:
+    """Answer: `Networks`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    networks: tuple[NetworkInfo, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +362,8 @@ class Expose:
     remote: str
     protocol: str = "tcp"
     network: str = "default"
+    vm: str = ""
+    """As in `Forward`; must be said on an isolated network, where addresses repeat."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,12 @@ OPEN_FILES = 262_144
 )
 @click.option("--mtu", metavar="BYTES", help=f"The guests' MTU, {MIN_MTU} to {MAX_MTU}. Default: 1500.")
 @click.option("--subnet", metavar="CIDR", help="The guests' IPv4 network. Default: 192.168.127.0/24.")
+@click.option(
+    "--network",
+    multiple=True,
+    metavar="NAME=CIDR",
+    help="One more network, beside the default one. Repeatable. Its other settings are in the configuration file.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file with the names of these flags as keys.")
 @click.option("--runtime-dir", metavar="DIR", help="Sockets. Default: $RUNTIME_DIRECTORY, else /run/moorage for root.")
 @click.option("--state-dir", metavar="DIR", help="State. Default: $STATE_DIRECTORY, else /var/lib/moorage for root.")

@@ -6,19 +6,28 @@ The file is YAML with the names of the flags as keys::
     api: ["unix:///run/vm/api.sock"]
     subnet: 192.168.127.0/24
     mtu: 1500
+    networks:
+      lab: {subnet: 10.1.0.0/24, mtu: 9000}
+      tenants: {mode: isolated}
+
+``subnet`` and ``mtu`` are those of the network ``default``, and of every network that does not say its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from proto.messages import NetworkMode
 from supervisor.attach.kinds import ListenerSpec, parse_listener
+from supervisor.attach.options import DEFAULT_NETWORK
 from supervisor.endpoints import StreamEndpoint, parse_endpoint
 from supervisor.errors import ConfigError
 
@@ -28,6 +37,8 @@ MAX_MTU = 65535
 MAX_PREFIX = 29
 """Room for the gateway, the host alias and at least one VM."""
 MIN_PREFIX = 8
+NAME = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""Of a network: one label of a DNS name."""
 
 
 def _listener(value: object) -> ListenerSpec:
@@ -52,24 +63,76 @@ def _subnet(value: object) -> IPv4Network:
     return subnet
 
 
+def _subnet_of(value: object) -> tuple[str, IPv4Network]:
+    name, given, subnet = value.partition("=") if isinstance(value, str) else ("", "", "")
+    if not given:
+        raise ValueError(f"expected NAME=SUBNET such as lab=10.1.0.0/24; got {value!r}")
+    return _name(name), _subnet(subnet)
+
+
+def _name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"expected a network's name of lower-case letters, digits and dashes; got {name!r}")
+    return name
+
+
+def _keyed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+Subnet = Annotated[IPv4Network, BeforeValidator(_subnet)]
+Mtu = Annotated[int, Field(ge=MIN_MTU, le=MAX_MTU)]
+
+
+class NetworkSettings(BaseModel):
+    """One network of the configuration. `None`: as the service's settings say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_keyed, arbitrary_types_allowed=True)
+
+    subnet: Subnet | None = None
+    mtu: Mtu | None = None
+    mode: NetworkMode = "shared"
+    port_security: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkSpec:
+    """A network that the service runs."""
+
+    subnet: IPv4Network
+    mtu: int
+    mode: NetworkMode = "shared"
+    port_security: bool = True
+    """A VM speaks to others only as who it is: with its own MAC and address."""
+
+
 class Settings(BaseModel):
     """What the operator may choose. `None`: the default that depends on the user or the runtime directory."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        alias_generator=lambda name: name.replace("_", "-"),
-        arbitrary_types_allowed=True,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_keyed, arbitrary_types_allowed=True)
 
     listen: tuple[Annotated[ListenerSpec, BeforeValidator(_listener)], ...] | None = None
     api: tuple[Annotated[StreamEndpoint, BeforeValidator(_endpoint)], ...] | None = None
-    mtu: Annotated[int, Field(ge=MIN_MTU, le=MAX_MTU)] = 1500
-    subnet: Annotated[IPv4Network, BeforeValidator(_subnet)] = IPv4Network("192.168.127.0/24")
+    mtu: Mtu = 1500
+    subnet: Subnet = IPv4Network("192.168.127.0/24")
+    network: tuple[Annotated[tuple[str, IPv4Network], BeforeValidator(_subnet_of)], ...] = ()
+    """Networks by name and subnet; goes before what `networks` says of the subnet."""
+    networks: dict[Annotated[str, AfterValidator(_name)], NetworkSettings] = {}
     runtime_dir: Path | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+
+    def all_networks(self) -> dict[str, NetworkSpec]:
+        """Every network, the default one first."""
+        subnets = dict(self.network)
+        named = dict.fromkeys((DEFAULT_NETWORK, *self.networks, *subnets), NetworkSettings()) | self.networks
+        return {
+            name: NetworkSpec(
+                subnets.get(name) or given.subnet or self.subnet, given.mtu or self.mtu, given.mode, given.port_security
+            )
+            for name, given in named.items()
+        }
 
 
 def load(flags: Mapping[str, object], file: Path | None) -> Settings:
@@ -79,7 +142,15 @@ def load(flags: Mapping[str, object], file: Path | None) -> Settings:
     """
     from_file = _read(file) if file is not None else {}
     _validate(from_file, f"{file}: ")
-    return _validate(from_file | dict(flags), "--")
+    settings = _validate(from_file | dict(flags), "--")
+    known = settings.all_networks()
+    for listener in settings.listen or ():
+        if listener.options.network not in known:
+            raise ConfigError(
+                f"listen: {listener.kind}={listener.endpoint}: expected network=NAME with NAME one of "
+                f"{', '.join(known)}; got {listener.options.network!r}"
+            )
+    return settings
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -101,9 +172,10 @@ def _validate(values: Mapping[str, object], source: str) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key = str(first["loc"][0])
+        *path, last = (str(step) for step in first["loc"] if step != "[key]" and not isinstance(step, int))
+        key = ".".join((*path, last))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(name.replace("_", "-") for name in Settings.model_fields)
+            known = ", ".join(map(_keyed, (NetworkSettings if path else Settings).model_fields))
             raise ConfigError(f"{source}{key}: unknown key; expected one of {known}") from error
         message = first["msg"].removeprefix("Value error, ")
         got = "" if "got" in message else f"; got {first['input']!r}"

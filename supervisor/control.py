@@ -28,6 +28,7 @@ class Control:
         self._forwards = forwards
         self._handlers: dict[type, Callable[[Any], Awaitable[Message | None]]] = {
             messages.ListVms: self._list_vms,
+            messages.ListNetworks: self._list_networks,
             messages.ListLeases: self._list_leases,
             messages.ListForwards: self._list_forwards,
             messages.Expose: self._expose,
@@ -48,6 +49,9 @@ class Control:
         await self._vms.refresh_counters(STATS_PATIENCE)
         return messages.Vms(tuple(_describe(vm) for vm in self._vms))
 
+    async def _list_networks(self, _: messages.ListNetworks) -> messages.Networks:
+        return messages.Networks(tuple(network.info(time.time()) for network in self._networks.values()))
+
     async def _list_leases(self, asked: messages.ListLeases) -> messages.Leases:
         network = self._network(asked.network)
         return messages.Leases(network.leases(time.time()), network.gateway_ip, GATEWAY_MAC)
@@ -56,7 +60,10 @@ class Control:
         return messages.Forwards(self._forwards.list())
 
     async def _expose(self, asked: messages.Expose) -> messages.Forward:
-        self._network(asked.network)
+        if not self._network(asked.network).is_shared and not asked.vm:
+            raise RequestFailed.because(
+                "bad-request", f"network {asked.network} is isolated, its VMs may have the same address: name the VM"
+            )
         return await self._forwards.expose(asked)
 
     async def _unexpose(self, asked: messages.Unexpose) -> None:

@@ -18,6 +18,7 @@ from ipaddress import AddressValueError, IPv4Address
 from proto.errors import ChannelError, RequestFailed
 from proto.messages import AddForward, Expose, Forward, ForwardProtocol, RemoveForward, Unexpose
 from supervisor.endpoints import BACKLOG, join_host_port
+from supervisor.leases import MAC
 from supervisor.state import State
 from supervisor.vms import Vm, Vms, Worker
 
@@ -42,9 +43,9 @@ class _Entry:
 
 
 class Forwards:
-    """All forwarded ports. `find_vm` says which VM has an address of a network."""
+    """All forwarded ports. `find_vm` says which VM has an address of a network; it may be told which VM is meant."""
 
-    def __init__(self, state: State, vms: Vms, find_vm: Callable[[str, str], Vm | None]) -> None:
+    def __init__(self, state: State, vms: Vms, find_vm: Callable[[str, str, str], Vm | None]) -> None:
         self._state = state
         self._vms = vms
         self._find_vm = find_vm
@@ -61,14 +62,15 @@ class Forwards:
         """Open the forwards of an earlier run; one that cannot be opened is logged, and tried again at the next."""
         for forward in self._state.forwards():
             try:
-                await self._open(Expose(forward.local, forward.remote, forward.protocol, forward.network))
+                await self._open(Expose(forward.local, forward.remote, forward.protocol, forward.network, forward.vm))
             except RequestFailed as error:
                 log.error("forward %s/%s is not restored: %s", forward.local, forward.protocol, error)
 
     async def expose(self, asked: Expose) -> Forward:
         """Forward a port. Raises RequestFailed: ``bad-request``, ``conflict`` (already forwarded), ``in-use``."""
         entry = await self._open(asked)
-        self._state.save_forward(entry.forward)
+        if not asked.vm or MAC.fullmatch(asked.vm):  # an id means something only while this process lives
+            self._state.save_forward(entry.forward)
         await self.settle()
         return dataclasses.replace(entry.forward, vm_id=entry.vm_id)
 
@@ -86,7 +88,7 @@ class Forwards:
         """See that every forward is with the worker of the VM that has its address."""
         async with self._moving:
             for entry in tuple(self._entries.values()):
-                vm = self._find_vm(entry.forward.network, entry.guest_ip)
+                vm = self._find_vm(entry.forward.network, entry.guest_ip, entry.forward.vm)
                 worker = vm.worker if vm is not None and vm.worker is not None and vm.worker.is_ready else None
                 if worker is entry.worker:
                     continue
@@ -116,7 +118,7 @@ class Forwards:
         bound_host, bound_port = sock.getsockname()[:2]
         protocol: ForwardProtocol = "udp" if asked.protocol == "udp" else "tcp"
         bound = join_host_port(bound_host, bound_port)
-        forward = Forward(asked.local, asked.remote, protocol, asked.network, bound)
+        forward = Forward(asked.local, asked.remote, protocol, asked.network, asked.vm, bound)
         entry = _Entry(next(self._ids), forward, sock, guest)
         self._entries[key] = entry
         return entry

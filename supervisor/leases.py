@@ -64,6 +64,11 @@ class LeasePool:
         lease = self._by_ip.get(ip)
         return lease if lease is not None and lease.expires_at > now else None
 
+    def of_mac(self, mac: str, now: float) -> Lease | None:
+        """The running lease of a MAC."""
+        lease = self._by_mac.get(mac)
+        return lease if lease is not None and lease.expires_at > now else None
+
     def request(self, vm_id: str, mac: str, requested_ip: str, hostname: str, commit: bool, now: float) -> Lease:
         """A lease (`commit`) or an offer. Raises RequestFailed: ``bad-request``, ``conflict``, ``unavailable``."""
         if not MAC.fullmatch(mac):

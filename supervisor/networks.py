@@ -1,4 +1,8 @@
-"""One network: its addresses, who holds them, its DNS zones; and what workers are told of it."""
+"""One network: its addresses, who holds them, its DNS zones; and what workers are told of it.
+
+On a shared network an address and a MAC belong to one VM. On an isolated one each VM is alone with the whole subnet:
+it has leases of its own, which end with it, and all VMs may have the first address.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Address, ip_address
 
 from proto import messages
 from proto.errors import RequestFailed
 from proto.messages import Lease, Upstream, Zone, ZoneRecord
+from supervisor.config import NetworkSpec
 from supervisor.leases import LeasePool
+from supervisor.realm import Realm
 from supervisor.resolver import HostResolver
 from supervisor.state import State
 
@@ -23,8 +29,6 @@ HOST_LOOPBACK = "127.0.0.1"
 MAX_ZONES = 1000
 MAX_RECORDS_PER_ZONE = 1000
 """Both together keep a network well inside one message to a worker."""
-MAX_SEEN_PER_VM = 256
-"""Addresses without a lease that a VM may hold."""
 
 log = logging.getLogger(__name__)
 
@@ -32,29 +36,42 @@ log = logging.getLogger(__name__)
 class Network:
     """A network as the supervisor keeps it."""
 
-    def __init__(
-        self, name: str, subnet: IPv4Network, mtu: int, state: State, is_attached: Callable[[str], bool]
-    ) -> None:
+    def __init__(self, name: str, spec: NetworkSpec, state: State, is_attached: Callable[[str], bool]) -> None:
         self.name = name
+        self.spec = spec
+        self.is_shared = spec.mode == "shared"
         self._state = state
         self._is_attached = is_attached
-        self.gateway_ip = str(subnet.network_address + 1)
-        self.host_ip = str(subnet.broadcast_address - 1)
-        reserved = (IPv4Address(self.gateway_ip), IPv4Address(self.host_ip))
-        self._leases = LeasePool(name, subnet, reserved, LEASE_TIME, is_attached)
-        self._leases.restore(state.leases(name))
-        self._seen: dict[str, str] = {}
-        """Address without a lease -> VM seen to use it."""
+        self.gateway_ip = str(spec.subnet.network_address + 1)
+        self.host_ip = str(spec.subnet.broadcast_address - 1)
+        self._realms: dict[str, Realm] = {}
+        """By VM; of a shared network there is one, which belongs to none."""
+        if self.is_shared:
+            self._realm("").leases.restore(state.leases(name))
         self._described = messages.Network(
             name=name,
-            subnet=str(subnet),
+            subnet=str(spec.subnet),
             gateway_ip=self.gateway_ip,
             gateway_mac=GATEWAY_MAC,
             host_ip=self.host_ip,
-            mtu=mtu,
+            mtu=spec.mtu,
             lease_time=LEASE_TIME,
             zones=self._restored_zones(),
             nat={self.host_ip: HOST_LOOPBACK},
+        )
+
+    def info(self, now: float) -> messages.NetworkInfo:
+        """What the API shows."""
+        return messages.NetworkInfo(
+            name=self.name,
+            subnet=str(self.spec.subnet),
+            gateway_ip=self.gateway_ip,
+            gateway_mac=GATEWAY_MAC,
+            host_ip=self.host_ip,
+            mtu=self.spec.mtu,
+            mode=self.spec.mode,
+            port_security=self.spec.port_security,
+            macs=self.macs(now),
         )
 
     def describe(self) -> messages.Network:
@@ -65,19 +82,19 @@ class Network:
 
     def leases(self, now: float) -> tuple[Lease, ...]:
         """The leases that run."""
-        return tuple(lease for lease in self._leases if lease.expires_at > now)
+        return tuple(lease for realm in self._realms.values() for lease in realm.leases if lease.expires_at > now)
 
     def request_lease(self, asked: messages.LeaseRequest, now: float) -> Lease:
-        """Answer a guest. Raises RequestFailed as `LeasePool.request`."""
-        lease = self._leases.request(asked.vm_id, asked.mac, asked.requested_ip, asked.hostname, asked.commit, now)
-        if asked.commit:
+        """Answer a guest. Raises RequestFailed as `Realm.request_lease`."""
+        lease = self._realm(asked.vm_id).request_lease(asked, now)
+        if asked.commit and self.is_shared:
             self._state.save_lease(lease)
         return lease
 
     def release_lease(self, asked: messages.LeaseRelease, now: float) -> None:
         """A guest gave its address back or found it in use; of another VM's lease nothing is done."""
-        ended = self._leases.release(asked.vm_id, asked.mac, asked.ip, asked.declined, now)
-        if ended is None:
+        ended = self._realm(asked.vm_id).leases.release(asked.vm_id, asked.mac, asked.ip, asked.declined, now)
+        if ended is None or not self.is_shared:
             return
         if asked.declined:
             self._state.delete_lease(self.name, ended.mac)
@@ -86,25 +103,40 @@ class Network:
 
     def see(self, vm_id: str, mac: str, ip: str, now: float) -> bool:
         """A VM uses an address; False when the address is not its to use."""
-        if not self._leases.adopt(vm_id, mac, ip, now):
-            return False
-        if self._is_attached(self._seen.get(ip, "")):
-            return self._seen[ip] == vm_id
-        if sum(holder == vm_id for holder in self._seen.values()) >= MAX_SEEN_PER_VM:
-            return False
-        self._seen[ip] = vm_id
-        return True
+        return self._realm(vm_id).see(vm_id, mac, ip, now)
 
-    def holder(self, ip: str, now: float) -> str:
-        """The id of the VM that has an address, by lease before by use; empty: none."""
-        lease = self._leases.owner(ip, now)
-        if lease is not None and self._is_attached(lease.vm_id):
-            return lease.vm_id
-        return self._seen.get(ip, "")
+    def claim_mac(self, vm_id: str, mac: str, now: float) -> bool:
+        """A VM uses a MAC; False when it may not, as `Realm.claim_mac` says."""
+        return self._realm(vm_id).claim_mac(vm_id, mac, now)
+
+    def identity(self, vm_id: str, now: float) -> tuple[str, tuple[str, ...]]:
+        """What a VM may call itself: its MAC, and the addresses it may speak from."""
+        return self._realm(vm_id).identity(vm_id, now)
+
+    def macs(self, now: float) -> dict[str, str]:
+        """Every MAC that is known of the VMs here, and whose it is; of isolated VMs with the same MAC, one."""
+        return {mac: vm_id for realm in self._realms.values() for mac, vm_id in realm.macs(now).items()}
+
+    def holder(self, ip: str, now: float, vm_id: str = "") -> str:
+        """The id of the VM that has an address; empty: none. On an isolated network `vm_id` says whose is meant."""
+        realm = self._realms.get("" if self.is_shared else vm_id)
+        return realm.holder(ip, now) if realm is not None else ""
 
     def forget(self, vm_id: str) -> None:
-        """A VM is gone. Its leases run on: it may come back."""
-        self._seen = {ip: holder for ip, holder in self._seen.items() if holder != vm_id}
+        """A VM is gone."""
+        if self.is_shared:
+            self._realm("").forget(vm_id)
+        else:
+            self._realms.pop(vm_id, None)
+
+    def _realm(self, vm_id: str) -> Realm:
+        """Where the addresses of a VM belong."""
+        owner = "" if self.is_shared else vm_id
+        if owner not in self._realms:
+            reserved = (IPv4Address(self.gateway_ip), IPv4Address(self.host_ip))
+            pool = LeasePool(self.name, self.spec.subnet, reserved, LEASE_TIME, self._is_attached)
+            self._realms[owner] = Realm(pool, self._is_attached)
+        return self._realms[owner]
 
     # --- names
 

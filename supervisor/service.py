@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import time
@@ -28,10 +29,12 @@ from supervisor.state import State
 from supervisor.vms import Vm, Vms, WorkerSettings
 from supervisor.worker_messages import WorkerMessages
 
-DEFAULT_NETWORK = "default"
 DEFAULT_API_PORT = 7878
 PATIENCE = 3.0
 """s for each kind of child to end when asked."""
+
+Listeners = list[tuple[Listener, str]]
+"""Each with the network of its VMs."""
 
 log = logging.getLogger(__name__)
 
@@ -58,18 +61,18 @@ class Service:
             listeners = self._bind_listeners(stack)
             api = self._bind_api(stack)
             await self._start(stack, state, listeners, api)
-            announce(_how_to_use(listeners, api))
+            announce(_how_to_use([listener for listener, _ in listeners], api))
             await stop.wait()
             log.info("stopping")
 
-    def _bind_listeners(self, stack: AsyncExitStack) -> list[Listener]:
+    def _bind_listeners(self, stack: AsyncExitStack) -> Listeners:
         default = ListenerSpec("qemu", UnixEndpoint(str(self._runtime / "qemu.sock")))
         specs = (default,) if self._settings.listen is None else self._settings.listen
         listeners = []
         for spec in specs:
             listener = spec.open()
             stack.callback(listener.close)
-            listeners.append(listener)
+            listeners.append((listener, spec.options.network))
         return listeners
 
     def _bind_api(self, stack: AsyncExitStack) -> ApiServer:
@@ -85,7 +88,7 @@ class Service:
         stack.callback(api.close)
         return api
 
-    async def _start(self, stack: AsyncExitStack, state: State, listeners: list[Listener], api: ApiServer) -> None:
+    async def _start(self, stack: AsyncExitStack, state: State, listeners: Listeners, api: ApiServer) -> None:
         """Start from the inside out, so that nobody talks to a part that is not there yet."""
         context = zmq.asyncio.Context()
         stack.callback(context.term)
@@ -107,12 +110,20 @@ class Service:
         worker_settings = WorkerSettings(workers_endpoint, self._settings.log_level, self._settings.log_format)
         vms = Vms(zygote, workers, worker_settings, events, on_change)
         resolver = ResolverWatch()
-        network = Network(DEFAULT_NETWORK, self._settings.subnet, self._settings.mtu, state, vms.is_attached)
-        network.use_resolver(resolver.current)
-        networks = {network.name: network}
+        networks = {
+            name: Network(name, spec, state, vms.is_attached) for name, spec in self._settings.all_networks().items()
+        }
+        for network in networks.values():
+            network.use_resolver(resolver.current)
 
-        def find_vm(name: str, ip: str) -> Vm | None:
-            return vms.get(networks[name].holder(ip, time.time())) if name in networks else None
+        def find_vm(name: str, ip: str, meant: str) -> Vm | None:
+            network = networks.get(name)
+            if network is None:
+                return None
+            if not meant:
+                return vms.get(network.holder(ip, time.time()))
+            vm = vms.named(network, meant)
+            return vm if vm is not None and network.holder(ip, time.time(), vm.id) == vm.id else None
 
         forwards = Forwards(state, vms, find_vm)
         stack.callback(forwards.close)
@@ -129,14 +140,15 @@ class Service:
             stack.push_async_callback(api.stop, PATIENCE)
 
         async def on_resolver_change(changed: HostResolver) -> None:
-            network.use_resolver(changed)
+            for network in networks.values():
+                network.use_resolver(changed)
             await vms.tell_networks()
 
         watch = asyncio.get_running_loop().create_task(resolver.watch(on_resolver_change))
         stack.callback(watch.cancel)
         await zygote.wait_ready()
-        for listener in listeners:
-            listener.start(lambda attachment: vms.attach(network, attachment))
+        for listener, name in listeners:
+            listener.start(functools.partial(vms.attach, networks[name]))
 
     def _endpoint(self, stack: AsyncExitStack, name: str) -> str:
         """A ZeroMQ endpoint in the runtime directory, whose file goes when the service stops."""

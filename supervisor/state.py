@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from proto.messages import Forward, Lease, Zone
 from supervisor.errors import StartError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = """
 CREATE TABLE leases (
     network TEXT NOT NULL, mac TEXT NOT NULL, ip TEXT NOT NULL, hostname TEXT NOT NULL,
@@ -24,6 +24,7 @@ CREATE TABLE leases (
 ) STRICT;
 CREATE TABLE forwards (
     protocol TEXT NOT NULL, local TEXT NOT NULL, remote TEXT NOT NULL, network TEXT NOT NULL,
+    vm TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (protocol, local)
 ) STRICT;
 CREATE TABLE zones (
@@ -31,6 +32,8 @@ CREATE TABLE zones (
     PRIMARY KEY (network, name)
 ) STRICT;
 """
+UPGRADES = {1: "ALTER TABLE forwards ADD COLUMN vm TEXT NOT NULL DEFAULT '';"}
+"""What makes the schema of a release before into the one after it."""
 BUSY_TIMEOUT = 1.0
 """s; only a backup or a curious shell competes for the file."""
 
@@ -75,14 +78,14 @@ class State:
 
     def forwards(self) -> list[Forward]:
         """All forwards, in the order they were added."""
-        rows = self._db.execute("SELECT local, remote, protocol, network FROM forwards ORDER BY rowid")
+        rows = self._db.execute("SELECT local, remote, protocol, network, vm FROM forwards ORDER BY rowid")
         return [Forward(*row) for row in rows]
 
     def save_forward(self, forward: Forward) -> None:
         """Remember a forward."""
         self._write(
-            "INSERT OR REPLACE INTO forwards (protocol, local, remote, network) VALUES (?, ?, ?, ?)",
-            (forward.protocol, forward.local, forward.remote, forward.network),
+            "INSERT OR REPLACE INTO forwards (protocol, local, remote, network, vm) VALUES (?, ?, ?, ?, ?)",
+            (forward.protocol, forward.local, forward.remote, forward.network, forward.vm),
         )
 
     def delete_forward(self, protocol: str, local: str) -> None:
@@ -118,8 +121,10 @@ class State:
                 f"the state in {self._path} was written by a newer Moorage "
                 f"(schema {version}; this release knows up to {SCHEMA_VERSION})"
             )
-        if version == 0:
-            self._db.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        steps = [SCHEMA] if version == 0 else [UPGRADES[step] for step in range(version, SCHEMA_VERSION)]
+        if steps:
+            script = " ".join(steps)
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     def _write(self, statement: str, values: tuple[str | float, ...]) -> None:
         try:

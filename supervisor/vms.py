@@ -45,6 +45,8 @@ STATUS_PATIENCE = 0.3
 """s from the end of a worker's channel to its exit status; both come at once when the process dies."""
 UPDATE_TIMEOUT = 2.0
 """s for a worker to take over a changed network."""
+MAX_WARNINGS = 16
+"""Of one VM, about what it uses and should not."""
 REASON_PATIENCE = 0.5
 """s for the `LinkClosed` of a worker that has already ended; it travels on another socket."""
 
@@ -81,6 +83,7 @@ class Vm:
         self.worker: Worker | None = None
         self.greeted_by = 0
         """The pid in the last hello; it may come before the zygote tells the pid."""
+        self._warned: set[str] = set()
         self.counters_before: Counter[str] = Counter()
         """Of the workers it had before."""
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -97,6 +100,12 @@ class Vm:
         if self.worker is not None:
             total.update(self.worker.counters)
         return total
+
+    def warn_of(self, what: str) -> None:
+        """The guest uses what is not its own: say so once, and of a guest that tries everything not for ever."""
+        if what not in self._warned and len(self._warned) < MAX_WARNINGS:
+            self._warned.add(what)
+            log.warning("%s uses %s, which is not its own", self.id, what)
 
     def close(self, reason: str) -> None:
         """The link is at its end."""
@@ -142,6 +151,10 @@ class Vms:
     def get(self, vm_id: str) -> Vm | None:
         """The VM of that id."""
         return self._vms.get(vm_id)
+
+    def named(self, network: Network, name: str) -> Vm | None:
+        """The VM of a network that has that id, or else that MAC."""
+        return next((vm for vm in self if vm.network is network and name in (vm.id, vm.mac)), None)
 
     def is_attached(self, vm_id: str) -> bool:
         """Whether a VM is at the other end; of one that hung up, not even its worker may know it yet."""

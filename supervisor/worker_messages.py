@@ -46,9 +46,12 @@ class WorkerMessages:
         await self._vms.greet(vm, message.pid)
 
     async def _request_lease(self, vm: Vm, message: LeaseRequest) -> Message:
-        lease = vm.network.request_lease(message, time.time())
+        now = time.time()
+        lease = vm.network.request_lease(message, now)
         if message.commit:
-            vm.mac, vm.ip = lease.mac, lease.ip
+            if vm.network.claim_mac(vm.id, lease.mac, now):
+                vm.mac = lease.mac
+            vm.ip = lease.ip
             log.info("%s has %s (%s)", vm.id, lease.ip, lease.mac)
             await self._forwards.settle()
         return lease
@@ -60,11 +63,15 @@ class WorkerMessages:
         await self._forwards.settle()
 
     async def _guest_seen(self, vm: Vm, message: GuestSeen) -> None:
+        now = time.time()
+        if not vm.network.claim_mac(vm.id, message.mac, now):
+            vm.warn_of(f"MAC {message.mac}")
+            return
         vm.mac = message.mac
         if not message.ip:
             return
-        if not vm.network.see(vm.id, message.mac, message.ip, time.time()):
-            log.warning("%s uses %s, which is not its own", vm.id, message.ip)
+        if not vm.network.see(vm.id, message.mac, message.ip, now):
+            vm.warn_of(message.ip)
             return
         vm.ip = message.ip
         await self._forwards.settle()

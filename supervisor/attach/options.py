@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_UID = (1 << 32) - 2
 """uid_t's last value is -1, which is nobody: setreuid(2)."""
+DEFAULT_NETWORK = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,8 @@ class Options:
 
     allow_uid: frozenset[int] = frozenset()
     """Whose processes may attach; empty: whoever reaches the socket."""
+    network: str = DEFAULT_NETWORK
+    """That VMs which attach here are on."""
 
 
 NO_OPTIONS = Options()
@@ -28,7 +31,10 @@ def _uids(text: str) -> frozenset[int]:
     return frozenset(map(int, uids))
 
 
-PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {"allow-uid": ("allow_uid", _uids)}
+PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
+    "allow-uid": ("allow_uid", _uids),
+    "network": ("network", str),
+}
 """By the name an operator writes: the field, and what reads its value."""
 
 

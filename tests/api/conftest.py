@@ -36,6 +36,17 @@ VM = messages.Vm(
     cpu_seconds=1.5,
     open_files=12,
 )
+NETWORK = messages.NetworkInfo(
+    name="default",
+    subnet="192.168.127.0/24",
+    gateway_ip="192.168.127.1",
+    gateway_mac="5a:94:ef:e4:0c:dd",
+    host_ip="192.168.127.254",
+    mtu=1500,
+    mode="shared",
+    port_security=True,
+    macs={VM.mac: VM.id},
+)
 FORWARD = messages.Forward(":6443", "192.168.127.2:6443", bound="0.0.0.0:6443", vm_id="vm-1")
 
 
@@ -68,6 +79,7 @@ def supervisor(tmp_path: Path) -> Iterator[CannedSupervisor]:
             messages.ListForwards: messages.Forwards((FORWARD,)),
             messages.Expose: FORWARD,
             messages.Unexpose: messages.Empty(),
+            messages.ListNetworks: messages.Networks((NETWORK,)),
             messages.AddZone: messages.Empty(),
             messages.ListZones: messages.Zones(()),
             messages.SumStats: messages.Stats(VM.counters, 1),

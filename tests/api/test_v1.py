@@ -41,6 +41,29 @@ def test_one_vm_is_shown_with_all_its_counters(supervisor: CannedSupervisor, cli
     assert client.get("/v1/vms/vm-1").get_json()["counters"] == VM.counters
 
 
+def test_networks_are_listed_with_their_mac_tables(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    (network,) = client.get("/v1/networks").get_json()["networks"]
+    assert network == {
+        "name": "default",
+        "subnet": "192.168.127.0/24",
+        "gateway_ip": "192.168.127.1",
+        "gateway_mac": "5a:94:ef:e4:0c:dd",
+        "host_ip": "192.168.127.254",
+        "mtu": 1500,
+        "mode": "shared",
+        "port_security": True,
+        "macs": {"5a:94:ef:e4:0c:ee": "vm-1"},
+    }
+
+
+def test_a_forward_may_name_the_vm_it_is_for(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    body = {"local": ":80", "remote": "192.168.127.2:80", "network": "tenants", "vm": VM.mac}
+    supervisor.answers[messages.Expose] = messages.Forward(":80", "192.168.127.2:80", network="tenants", vm=VM.mac)
+    made = client.post("/v1/forwards", json=body)
+    assert (made.status_code, made.get_json()["asked_vm"], made.get_json()["vm"]) == (201, VM.mac, None)
+    assert supervisor.asked == [messages.Expose(":80", "192.168.127.2:80", "tcp", "tenants", VM.mac)]
+
+
 def test_an_unknown_vm_is_404(supervisor: CannedSupervisor, client: FlaskClient) -> None:
     answer = client.get("/v1/vms/vm-9")
     assert answer.status_code == 404
@@ -57,6 +80,7 @@ def test_a_forward_is_made_listed_and_removed(supervisor: CannedSupervisor, clie
         "network": "default",
         "bound": "0.0.0.0:6443",
         "vm": "vm-1",
+        "asked_vm": None,
     }
     assert client.get("/v1/forwards").get_json() == {"forwards": [made.get_json()]}
     removed = client.delete("/v1/forwards?local=:6443")

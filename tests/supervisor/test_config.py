@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.config import Settings, load
+from supervisor.config import NetworkSpec, Settings, load
 from supervisor.endpoints import TcpEndpoint, UnixEndpoint
 from supervisor.errors import ConfigError
 
@@ -48,6 +48,11 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("api: [http://x]", "api: expected unix:///PATH or tcp://HOST:PORT, got 'http://x'"),
         ("api: [7]", "api: expected unix:///PATH"),
         ("log-level: loud", "log-level: .*'debug'.*got 'loud'"),
+        ("networks: {lab: {mtu: 5}}", "networks.lab.mtu: .*greater than or equal to 576; got 5"),
+        ("networks: {lab: {mode: open}}", "networks.lab.mode: .*'shared' or 'isolated'; got 'open'"),
+        ("networks: {lab: {subnett: 1}}", "networks.lab.subnett: unknown key; expected one of subnet, mtu, mode"),
+        ("networks: {A_b: {}}", "networks.A_b: expected a network's name of lower-case letters.*got 'A_b'"),
+        ("network: [lab]", "network: expected NAME=SUBNET such as lab=10.1.0.0/24; got 'lab'"),
         ("mtuu: 7", "mtuu: unknown key; expected one of listen, api, mtu"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "expected YAML"),
@@ -56,6 +61,32 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
 def test_a_wrong_file_is_named_with_its_key_and_what_was_expected(tmp_path: Path, text: str, error: str) -> None:
     file = write(tmp_path, text)
     with pytest.raises(ConfigError, match=f"{file}: {error}"):
+        load({}, file)
+
+
+def test_networks_are_what_they_say_and_otherwise_as_the_default_one(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        "mtu: 4000\n"
+        "networks: {default: {port-security: false}, lab: {subnet: 10.1.0.0/24, mtu: 9000}, tenants: {mode: isolated}}",
+    )
+    settings = load({"network": ("lab=10.2.0.0/16", "more=10.3.0.0/16")}, file)
+    usual = IPv4Network("192.168.127.0/24")
+    assert settings.all_networks() == {
+        "default": NetworkSpec(usual, 4000, port_security=False),
+        "lab": NetworkSpec(IPv4Network("10.2.0.0/16"), 9000),
+        "tenants": NetworkSpec(usual, 4000, "isolated"),
+        "more": NetworkSpec(IPv4Network("10.3.0.0/16"), 4000),
+    }
+    assert list(Settings().all_networks()) == ["default"]
+
+
+def test_a_listener_must_be_on_a_network_that_there_is(tmp_path: Path) -> None:
+    file = write(tmp_path, 'listen: ["qemu=unix:///q,network=lab"]')
+    settings = load({"network": ("lab=10.0.0.0/24",)}, file)
+    assert settings.listen is not None
+    assert settings.listen[0].options.network == "lab"
+    with pytest.raises(ConfigError, match=r"listen: qemu=unix:///q: .* NAME one of default; got 'lab'"):
         load({}, file)
 
 

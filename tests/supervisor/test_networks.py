@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from proto.errors import RequestFailed
-from proto.messages import LeaseRelease, LeaseRequest, Upstream, Zone, ZoneRecord
-from supervisor.networks import MAX_RECORDS_PER_ZONE, MAX_SEEN_PER_VM, Network
+from proto.messages import LeaseRelease, LeaseRequest, NetworkMode, Upstream, Zone, ZoneRecord
+from supervisor.config import NetworkSpec
+from supervisor.networks import MAX_RECORDS_PER_ZONE, Network
 from supervisor.resolver import HostResolver
 from supervisor.state import State
 
@@ -26,8 +27,9 @@ def network(state: State) -> Network:
     return make(state)
 
 
-def make(state: State, subnet: str = "192.168.127.0/24") -> Network:
-    return Network("default", IPv4Network(subnet), 1500, state, lambda vm_id: vm_id in ("vm1", "vm2"))
+def make(state: State, subnet: str = "192.168.127.0/24", mode: NetworkMode = "shared") -> Network:
+    spec = NetworkSpec(IPv4Network(subnet), 1500, mode)
+    return Network("default", spec, state, lambda vm_id: vm_id in ("vm1", "vm2"))
 
 
 def lease(vm_id: str = "vm1", mac: str = MAC, commit: bool = True) -> LeaseRequest:
@@ -105,10 +107,22 @@ def test_a_lease_goes_before_use(network: Network) -> None:
     assert network.holder("192.168.127.2", NOW) == "vm1"
 
 
-def test_a_vm_cannot_claim_addresses_without_bound(network: Network, state: State) -> None:
-    wide = make(state, "10.0.0.0/16")
-    claimed = [wide.see("vm1", MAC, f"10.0.{n >> 8}.{n & 255}", NOW) for n in range(2, MAX_SEEN_PER_VM + 3)]
-    assert claimed == [True] * MAX_SEEN_PER_VM + [False]
+def test_isolated_vms_have_the_same_first_address_even_with_one_mac(state: State) -> None:
+    tenants = make(state, mode="isolated")
+    leases = [tenants.request_lease(lease(vm_id), NOW) for vm_id in ("vm1", "vm2")]
+    assert [(one.ip, one.vm_id) for one in leases] == [("192.168.127.2", "vm1"), ("192.168.127.2", "vm2")]
+    assert tenants.claim_mac("vm1", MAC, NOW)
+    assert tenants.claim_mac("vm2", MAC, NOW)
+    assert [tenants.holder("192.168.127.2", NOW, vm_id) for vm_id in ("vm1", "vm2", "")] == ["vm1", "vm2", ""]
+
+
+def test_leases_of_isolated_vms_end_with_them(state: State) -> None:
+    tenants = make(state, mode="isolated")
+    tenants.request_lease(lease(), NOW)
+    assert len(tenants.leases(NOW)) == 1
+    tenants.forget("vm1")
+    assert tenants.leases(NOW) == ()
+    assert state.leases("default") == []
 
 
 def test_the_hosts_resolver_is_told_to_workers(network: Network) -> None:

@@ -56,6 +56,21 @@ def test_what_is_deleted_is_gone(state: State) -> None:
     assert state.forwards() == []
 
 
+def test_a_state_of_the_release_before_is_brought_up_to_date(path: Path) -> None:
+    old = sqlite3.connect(path)
+    old.executescript(
+        "CREATE TABLE forwards (protocol TEXT NOT NULL, local TEXT NOT NULL, remote TEXT NOT NULL, network TEXT NOT "
+        "NULL, PRIMARY KEY (protocol, local)) STRICT; PRAGMA user_version = 1;"
+        "INSERT INTO forwards VALUES ('tcp', ':80', '192.168.127.2:80', 'default');"
+    )
+    old.close()
+    state = State(path)
+    assert state.forwards() == [FORWARD]
+    state.save_forward(Forward(":81", "192.168.127.2:80", network="tenants", vm="52:54:00:00:00:01"))
+    assert state.forwards()[1].vm == "52:54:00:00:00:01"
+    state.close()
+
+
 def test_a_changed_zone_keeps_its_place(state: State) -> None:
     for name in ("a.", "b.", "a."):
         state.save_zone("default", Zone(name))

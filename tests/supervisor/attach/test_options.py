@@ -13,6 +13,11 @@ def test_users_are_added_up() -> None:
     assert parse_options([f"allow-uid={MAX_UID}"]).allow_uid == {MAX_UID}
 
 
+def test_vms_are_on_the_default_network_unless_it_says_otherwise() -> None:
+    assert Options().network == "default"
+    assert parse_options(["network=lab", "allow-uid=0"]) == Options(frozenset({0}), "lab")
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [

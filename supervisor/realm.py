@@ -1,0 +1,103 @@
+"""Where an address means one machine: the VMs of a shared network together, each VM of an isolated one alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proto.errors import RequestFailed
+from proto.messages import Lease, LeaseRequest
+from supervisor.leases import LeasePool
+
+MAX_SEEN_PER_VM = 256
+"""Addresses without a lease that a VM may hold."""
+MAX_ADDRESSES = 16
+"""Addresses that one VM may speak from to others."""
+MAC_TENURE = 5.0
+"""s for which a VM keeps a MAC before it may take another; one that changes it with every frame cannot keep us busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    vm_id: str
+    since: float
+
+
+class Realm:
+    """Who has which address, by lease or by use, and which MAC. Times are Unix times, given by the caller."""
+
+    def __init__(self, leases: LeasePool, is_attached: Callable[[str], bool]) -> None:
+        self.leases = leases
+        self._is_attached = is_attached
+        self._seen: dict[str, str] = {}
+        """Address without a lease -> VM seen to use it."""
+        self._macs: dict[str, _Claim] = {}
+
+    def request_lease(self, asked: LeaseRequest, now: float) -> Lease:
+        """Answer a guest. Raises RequestFailed as `LeasePool.request`, and ``conflict`` when another VM has the MAC."""
+        if self._is_anothers(asked.mac, asked.vm_id):
+            raise RequestFailed.because("conflict", f"MAC {asked.mac} belongs to {self._macs[asked.mac].vm_id}")
+        return self.leases.request(asked.vm_id, asked.mac, asked.requested_ip, asked.hostname, asked.commit, now)
+
+    def see(self, vm_id: str, mac: str, ip: str, now: float) -> bool:
+        """A VM uses an address; False when the address is not its to use."""
+        if not self.leases.adopt(vm_id, mac, ip, now):
+            return False
+        if self._is_attached(self._seen.get(ip, "")):
+            return self._seen[ip] == vm_id
+        if sum(holder == vm_id for holder in self._seen.values()) >= MAX_SEEN_PER_VM:
+            return False
+        self._seen[ip] = vm_id
+        return True
+
+    def claim_mac(self, vm_id: str, mac: str, now: float) -> bool:
+        """A VM uses a MAC; False when it may not: another VM has it, or it has only just taken the one before.
+
+        A VM has one MAC at a time, and gives up the one before.
+        """
+        if self._is_anothers(mac, vm_id):
+            return False
+        held = self._mac_of(vm_id)
+        if held == mac:
+            return True
+        if held and now - self._macs[held].since < MAC_TENURE:
+            return False
+        self._macs.pop(held, None)
+        self._macs[mac] = _Claim(vm_id, now)
+        return True
+
+    def identity(self, vm_id: str, now: float) -> tuple[str, tuple[str, ...]]:
+        """The MAC that a VM has, empty where it has none yet, and the addresses it may speak from to others.
+
+        That is its lease; a VM that asked for none may use the addresses it was seen to use.
+        """
+        mac = self._mac_of(vm_id)
+        lease = self.leases.of_mac(mac, now)
+        if lease is not None and lease.vm_id == vm_id:
+            return mac, (lease.ip,)
+        return mac, tuple(ip for ip, holder in self._seen.items() if holder == vm_id)[:MAX_ADDRESSES]
+
+    def macs(self, now: float) -> dict[str, str]:
+        """Every MAC that is known, by use or by lease, and the id of its VM."""
+        leased = {lease.mac: lease.vm_id for lease in self.leases if lease.expires_at > now}
+        used = {mac: claim.vm_id for mac, claim in self._macs.items()}
+        return {mac: vm_id for mac, vm_id in (leased | used).items() if self._is_attached(vm_id)}
+
+    def holder(self, ip: str, now: float) -> str:
+        """The id of the VM that has an address, by lease before by use; empty: none."""
+        lease = self.leases.owner(ip, now)
+        if lease is not None and self._is_attached(lease.vm_id):
+            return lease.vm_id
+        return self._seen.get(ip, "")
+
+    def forget(self, vm_id: str) -> None:
+        """A VM is gone. Its leases run on: it may come back."""
+        self._seen = {ip: holder for ip, holder in self._seen.items() if holder != vm_id}
+        self._macs.pop(self._mac_of(vm_id), None)
+
+    def _mac_of(self, vm_id: str) -> str:
+        return next((mac for mac, claim in self._macs.items() if claim.vm_id == vm_id), "")
+
+    def _is_anothers(self, mac: str, vm_id: str) -> bool:
+        claim = self._macs.get(mac)
+        return claim is not None and claim.vm_id != vm_id and self._is_attached(claim.vm_id)
