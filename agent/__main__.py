@@ -1,126 +1,145 @@
-"""``python -m agent``: makes a tap device and keeps it joined to a Moorage socket.
+"""``python -m agent``, ``moorage agent``, ``moorage-agent.pyz``: a tap device joined to Moorage.
 
-The device stays when the link ends; the agent connects again, waiting longer after every failure. SIGTERM or SIGINT:
-the device goes, exit status 0. Exit status 1: the device could not be made or was taken away; 2: a bad argument.
+The parts, and the loop that keeps them together: connect, bridge until the link ends, connect again.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
-from urllib.parse import SplitResult, urlsplit
 
 from agent.bridge import Bridge, TapGone
-from agent.tap import network_namespace, open_tap
-from proto.framing import HEADERS, FramingError
+from agent.configuration import Configuration
+from agent.dhcp import Configurer, DhcpProgram, OwnDhcp
+from agent.options import NONE, OWN, parse_options
+from agent.resolv_conf import ResolvConf
+from agent.tap import TapError, exists, mac_of, network_namespace, open_tap
+from proto.framing import FramingError
 
 log = logging.getLogger("agent")
 
-CONNECT_TIMEOUT = 5.0
 RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
 """Seconds between attempts to connect; doubled after each failure."""
+MACHINE_ID = Path("/etc/machine-id")
+ENDED, FAILED = 0, 1
+"""Exit statuses; argparse's is 2."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run until a signal ends it."""
-    options = _parse(arguments)
+    """Run until a signal ends it; the exit status."""
+    options = parse_options(arguments)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
-    try:
-        with network_namespace(options.netns):
-            tap = open_tap(options.interface, options.mac, options.mtu)
-    except (OSError, ValueError) as error:
-        log.error("cannot make the tap device %s: %s", options.interface, error)
-        return 1
-    try:
-        _serve(tap, options)
-    except TapGone as error:
-        log.error("%s", error)
-        return 1
-    finally:
-        os.close(tap)
+    with contextlib.ExitStack() as stack:
+        try:
+            with network_namespace(options.netns):
+                found = next(filter(exists, options.stop_if_exist), None)
+                if found is not None:
+                    log.info("there is %s: nothing to do", found)
+                    return ENDED
+                tap, configurer = _make_device(options, stack)
+        except (OSError, TapError) as error:
+            log.error("cannot make the tap device %s: %s", options.interface, error)
+            return FAILED
+        try:
+            _serve(tap, configurer, options)
+        except TapGone as error:
+            log.error("%s", error)
+            return FAILED
+    return ENDED
 
 
-def _serve(tap: int, options: argparse.Namespace) -> NoReturn:
-    """Keep the tap joined to the socket; ends by SystemExit or TapGone."""
+def _make_device(options: argparse.Namespace, stack: contextlib.ExitStack) -> tuple[int, Configurer | None]:
+    """The tap device's descriptor, and what configures it; `stack` will end both."""
+    mac = options.mac
+    if mac is None and not options.pre_existing:
+        mac = _machine_mac(f"{options.netns or ''}/{options.interface}")
+    tap = open_tap(options.interface, mac, options.mtu, options.pre_existing)
+    stack.callback(os.close, tap)
+    if options.dhcp == NONE:
+        return tap, None
+    if options.dhcp == OWN:
+        resolv_conf = None if options.resolv_conf is None else ResolvConf(options.resolv_conf)
+        configuration = Configuration(options.interface, options.mtu, resolv_conf)
+        stack.callback(configuration.close)
+        hostname = "" if options.netns else _hostname()
+        configurer: Configurer = OwnDhcp(options.interface, mac_of(options.interface), hostname, configuration)
+    else:
+        configurer = DhcpProgram(options.dhcp, options.interface, options.netns)
+    stack.callback(configurer.close)
+    return tap, configurer
+
+
+def _serve(tap: int, configurer: Configurer | None, options: argparse.Namespace) -> None:
+    """Keep the tap joined to the host; ends by SystemExit, TapGone, or with an endpoint that does not last."""
+    endpoint = options.connect
     pause = RETRY_FIRST
     while True:
+        began = math.inf
         try:
-            link = _connect(options.connect)
-        except OSError as error:
-            log.warning("%s: %s; next try in %.1f s", options.connect.geturl(), error, pause)
-            time.sleep(pause)
-            pause = min(pause * 2, RETRY_LONGEST)
-            continue
-        began = time.monotonic()
-        with link:
-            log.info("connected to %s", options.connect.geturl())
-            bridge = Bridge(tap, link, options.framing)
-            try:
-                bridge.run()
-                log.warning("the link was closed by the other end")
-            except (OSError, FramingError) as error:
-                log.warning("the link broke: %s", error)
+            with endpoint.connect() as link:
+                began = time.monotonic()
+                log.info("connected to %s", endpoint.url)
+                if configurer is not None:
+                    configurer.link_up()
+                last = Bridge(tap, link, options.framing or endpoint.framing, configurer).run()
+            trouble = _last_words(last)
+        except (OSError, FramingError) as error:
+            trouble = str(error)
+        if not endpoint.lasts:
+            log.info("the link ended: %s", trouble)
+            return
         # A link that is closed as soon as it opens is a failure too.
-        pause = RETRY_FIRST if time.monotonic() - began > RETRY_LONGEST else min(pause * 2, RETRY_LONGEST)
+        pause = RETRY_FIRST if time.monotonic() - began > RETRY_LONGEST else pause
+        log.warning("%s: %s; next try in %.1f s", endpoint.url, trouble, pause)
         time.sleep(pause)
+        pause = min(pause * 2, RETRY_LONGEST)
 
 
-def _connect(url: SplitResult) -> socket.socket:
-    if url.scheme == "tcp":
-        link = socket.create_connection((url.hostname, url.port), CONNECT_TIMEOUT)
-        link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return link
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _last_words(data: bytes) -> str:
+    """Why the other end closed the link, if it said so: an HTTP server that knows no /connect answers."""
+    if data.startswith(b"HTTP/"):
+        status = data.partition(b"\r\n")[0].decode("ascii", "replace")
+        return f"the host answered {status!r}: it gives no link here"
+    return "the link was closed by the other end"
+
+
+def _machine_mac(salt: str) -> bytes | None:
+    """A locally administered MAC that this machine has at every start, so that it keeps its address.
+
+    None where the machine has no id; the kernel chooses one then. The id itself stays secret (machine-id(5)).
+    """
     try:
-        link.settimeout(CONNECT_TIMEOUT)
-        link.connect(url.path)
-    except BaseException:
-        link.close()
-        raise
-    return link
+        machine_id = MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return None
+    if not machine_id:
+        return None
+    digest = hashlib.sha256(b"moorage-agent " + machine_id + salt.encode()).digest()
+    return bytes([digest[0] & 0xFC | 0x02]) + digest[1:6]
+
+
+def _hostname() -> str:
+    """What the guest calls itself, where that tells it from others."""
+    name = socket.gethostname().partition(".")[0]
+    return "" if name in ("localhost", "(none)") else name
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
-    sys.exit(0)
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="agent", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--connect", required=True, type=_url, metavar="URL", help="unix:///PATH or tcp://HOST:PORT")
-    parser.add_argument("--framing", choices=sorted(HEADERS), default="stream32")
-    parser.add_argument("--netns", metavar="NAME", help="make the device in this network namespace (ip netns)")
-    parser.add_argument("--interface", default="tap0")
-    parser.add_argument("--mac", type=_mac, help="such as 5a:94:ef:e4:0c:ee; default: the kernel's choice")
-    parser.add_argument("--mtu", type=int, help="bytes; default: the kernel's choice")
-    return parser.parse_args(arguments)
-
-
-def _url(text: str) -> SplitResult:
-    url = urlsplit(text)
-    if url.scheme == "unix" and url.path and not url.netloc:
-        return url
-    if url.scheme == "tcp" and url.hostname and url.port:
-        return url
-    raise argparse.ArgumentTypeError(f"{text!r}: expected unix:///PATH or tcp://HOST:PORT")
-
-
-def _mac(text: str) -> bytes:
-    try:
-        mac = bytes.fromhex(text.replace(":", ""))
-    except ValueError:
-        mac = b""
-    if len(mac) != 6 or mac[0] & 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a unicast MAC such as 5a:94:ef:e4:0c:ee")
-    return mac
+    for number in (signal.SIGTERM, signal.SIGINT):  # what was begun is undone in peace
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(ENDED)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""``moorage serve`` and ``moorage version``."""
+"""``moorage serve``, ``moorage agent`` and ``moorage version``."""
 
 from __future__ import annotations
 
 import os
 import sys
 from importlib import metadata
+from typing import NoReturn
 
 import click
 
@@ -21,8 +22,22 @@ def main() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(arguments: tuple[str, ...]) -> None:
     """Run the service in the foreground; `moorage serve --help` lists its flags."""
-    # -P: a folder named `supervisor` where the user stands is not ours.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "supervisor", *arguments])
+    _become("supervisor", arguments)
+
+
+@main.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    short_help="Inside a VM: join a tap device to the host.",
+)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def agent(arguments: tuple[str, ...]) -> None:
+    """Inside a VM: join a tap device to the host; `moorage agent --help` lists its flags."""
+    _become("agent", arguments)
+
+
+def _become(package: str, arguments: tuple[str, ...]) -> NoReturn:
+    # -P: a folder of that name where the user stands is not ours.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", package, *arguments])
 
 
 @main.command()

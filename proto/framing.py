@@ -9,7 +9,7 @@ agent runs where nothing else is installed. The worker has its own codec in Cyth
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 HEADERS = {"stream32": struct.Struct(">I"), "stream16": struct.Struct("<H")}
 """The length field of each framing."""
@@ -47,20 +47,24 @@ class FrameReader:
 
         Must be run to its end. Raises FramingError.
         """
-        buffer, header = self._buffer, self._header
+        buffer, unpack_from, header_size = self._buffer, self._header.unpack_from, self._header.size
         position, end = 0, self._filled + size
-        while end - position >= header.size:
-            (length,) = header.unpack_from(buffer, position)
+        while end - position >= header_size:
+            (length,) = unpack_from(buffer, position)
             if length > MAX_FRAME_SIZE:
                 raise FramingError(f"frame length {length} is over the limit of {MAX_FRAME_SIZE}")
-            start = position + header.size
+            start = position + header_size
             if length > end - start:
                 break
-            yield buffer[start : start + length]
             position = start + length
+            yield buffer[start:position]
         self._filled = end - position
         if position:
             buffer[: self._filled] = bytes(buffer[position:end])
+
+    def rest(self) -> bytes:
+        """What was received and is no whole frame yet."""
+        return bytes(self._buffer[: self._filled])
 
 
 class FrameBatch:
@@ -68,6 +72,7 @@ class FrameBatch:
 
     def __init__(self, framing: str = "stream32") -> None:
         self._header = HEADERS[framing]
+        self._longest = min(MAX_FRAME_SIZE, 256**self._header.size - 1)
         self._buffer = memoryview(bytearray(BATCH_SIZE + MAX_FRAME_SIZE + self._header.size))
         self._start = self._end = 0
 
@@ -75,20 +80,25 @@ class FrameBatch:
         """Whether anything waits to be sent."""
         return self._end > self._start
 
-    @property
-    def full(self) -> bool:
-        """No further frame should be added before some are sent."""
-        return self._end >= BATCH_SIZE
+    def fill(self, readv: Callable[[list[memoryview]], int]) -> None:
+        """Take frames until `readv` raises BlockingIOError or the batch is full.
 
-    def space(self) -> memoryview:
-        """Where the next frame goes: ``add(os.readv(tap, [batch.space()]))``."""
-        start = self._end + self._header.size
-        return self._buffer[start : start + MAX_FRAME_SIZE]
-
-    def add(self, size: int) -> None:
-        """Take the frame of `size` bytes that was put into `space`."""
-        self._header.pack_into(self._buffer, self._end, size)
-        self._end += self._header.size + size
+        `readv` puts one frame into the buffer it gets, and says how long it is: ``partial(os.readv, tap)``. A frame
+        whose length the framing cannot say is left out.
+        """
+        buffer, pack_into, header_size, longest = self._buffer, self._header.pack_into, self._header.size, self._longest
+        end = self._end
+        try:
+            while end < BATCH_SIZE:
+                start = end + header_size
+                size = readv([buffer[start:]])
+                if size <= longest:
+                    pack_into(buffer, end, size)
+                    end = start + size
+        except BlockingIOError:
+            pass
+        finally:
+            self._end = end
 
     def unsent(self) -> memoryview:
         """The bytes that wait to be sent."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.bridge import Bridge, TapGone
+from agent.endpoint import Link
 from proto.framing import FrameReader, FramingError, pack
 
 
@@ -22,7 +23,7 @@ class Bed:
         self._tap.setblocking(False)
         self.tap.settimeout(5)
         self.link.settimeout(5)
-        self.bridge = Bridge(self._tap.fileno(), self._link, "stream32")
+        self.bridge = Bridge(self._tap.fileno(), Link.of_socket(self._link), "stream32")
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._run)
         self._thread.start()

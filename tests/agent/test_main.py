@@ -81,7 +81,7 @@ def test_a_device_that_is_deleted_ends_the_agent(namespace: Namespace, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--connect", "http://localhost"], "expected unix:///PATH or tcp://HOST:PORT"),
+        (["--connect", "http://localhost"], "expected vsock://CID:PORT/connect, unix:///PATH"),
         (["--connect", "unix:///x", "--mac", "01:00:5e:00:00:01"], "expected a unicast MAC"),
     ],
 )

@@ -99,6 +99,7 @@ class NamespaceGuest(Guest):
         self.lease_file = str(directory / f"{self.namespace.name}.lease")
         self.log = directory / f"{self.namespace.name}.log"
         argv = [sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name, "--mac", mac]
+        argv += ["--dhcp", "none"]  # `configure` does it, with udhcpc: a client that is not ours
         with self.log.open("wb") as log:
             self.agent = subprocess.Popen(host.command(argv) if host else argv, stdout=log, stderr=log)
         try:

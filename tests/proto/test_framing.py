@@ -54,13 +54,25 @@ def test_reader_refuses_a_length_over_the_limit() -> None:
         feed(FrameReader(), (MAX_FRAME_SIZE + 1).to_bytes(4, "big"))
 
 
+def fill(batch: FrameBatch, frames: list[bytes]) -> None:
+    """As from a tap device on which these frames wait; those that do not fit stay."""
+
+    def readv(buffers: list[memoryview]) -> int:
+        if not frames:
+            raise BlockingIOError
+        frame = frames.pop(0)
+        buffers[0][: len(frame)] = frame
+        return len(frame)
+
+    batch.fill(readv)
+
+
 @framings
 def test_batch_gives_what_pack_gives_and_forgets_what_was_sent(framing: str) -> None:
     batch = FrameBatch(framing)
     assert not batch
-    for frame in (b"first", b"", b"third"):
-        batch.space()[: len(frame)] = frame
-        batch.add(len(frame))
+    fill(batch, [b"first", b""])
+    fill(batch, [b"third"])
     stream = b"".join(pack(frame, framing) for frame in (b"first", b"", b"third"))
     assert bytes(batch.unsent()) == stream
     batch.sent(4)
@@ -70,8 +82,32 @@ def test_batch_gives_what_pack_gives_and_forgets_what_was_sent(framing: str) -> 
 
 
 def test_batch_takes_the_longest_frame_until_it_is_full() -> None:
-    batch = FrameBatch()
-    while not batch.full:
-        assert len(batch.space()) == MAX_FRAME_SIZE
-        batch.add(MAX_FRAME_SIZE)
+    batch, frames = FrameBatch(), [bytes(MAX_FRAME_SIZE)] * 3
+    fill(batch, frames)
+    assert len(frames) == 1
     assert len(batch.unsent()) == 2 * (4 + MAX_FRAME_SIZE)
+
+
+def test_batch_leaves_out_a_frame_that_is_too_long_for_its_framing() -> None:
+    batch = FrameBatch("stream16")
+    fill(batch, [bytes(65_536), bytes(65_535)])
+    assert bytes(batch.unsent()) == pack(bytes(65_535), "stream16")
+
+
+def test_batch_keeps_what_it_has_when_reading_fails() -> None:
+    batch = FrameBatch()
+    fill(batch, [b"first"])
+
+    def gone(_: list[memoryview]) -> int:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        batch.fill(gone)
+    assert bytes(batch.unsent()) == pack(b"first")
+
+
+@framings
+def test_reader_says_what_is_no_whole_frame_yet(framing: str) -> None:
+    reader = FrameReader(framing)
+    assert feed(reader, pack(b"whole", framing) + pack(b"cut", framing)[:-1]) == [b"whole"]
+    assert reader.rest() == pack(b"cut", framing)[:-1]
