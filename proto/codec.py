@@ -33,6 +33,7 @@ Message = Any
 _STRICTER: dict[str, dict[str, Any]] = {
     "int": {"strict": True},
     "str": {"strict": True},
+    "bytes": {"strict": True},
     "bool": {"strict": True},
     "float": {"strict": True},
     "dataclass-args": {"extra_behavior": "forbid"},

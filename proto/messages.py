@@ -99,7 +99,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker. Descriptors: the VM's socket, then the worker's end of its SEQPACKET socket."""
+    """Start a worker. Descriptors: the VM's link, one socket or two pipes (to read, to write); then the worker's end
+    of its SEQPACKET socket."""
 
     vm_id: str
     framing: Framing
@@ -110,6 +111,8 @@ class Spawn:
     """The link was in use by a worker that died: find the next frame boundary first."""
     guest_mac: str = ""
     """The VM's MAC where an earlier worker learned it; empty: not known yet."""
+    first_bytes: bytes = b""
+    """What was read from the link already."""
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
 

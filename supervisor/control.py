@@ -96,7 +96,7 @@ def _describe(vm: Vm) -> messages.Vm:
     return messages.Vm(
         id=vm.id,
         network=vm.network.name,
-        link=vm.attachment.link,
+        link=vm.attachment.kind,
         listener=vm.attachment.listener,
         peer=vm.attachment.peer,
         worker_pid=vm.worker.pid if vm.worker is not None else 0,

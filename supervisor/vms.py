@@ -12,9 +12,7 @@ import contextlib
 import itertools
 import logging
 import os
-import select
 import signal
-import socket
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -159,12 +157,12 @@ class Vms:
     def is_attached(self, vm_id: str) -> bool:
         """Whether a VM is at the other end; of one that hung up, not even its worker may know it yet."""
         vm = self._vms.get(vm_id)
-        return vm is not None and not _is_closed(vm.attachment.sock)
+        return vm is not None and not vm.attachment.link.is_closed()
 
     def attach(self, network: Network, attachment: Attachment) -> None:
         """Serve a fresh connection."""
         if self._stopping:
-            attachment.sock.close()
+            attachment.link.close()
             return
         vm = Vm(f"vm{next(self._numbers)}", network, attachment)
         log.info("%s attached to %s on %s (%s)", vm.id, network.name, attachment.listener, attachment.peer)
@@ -251,10 +249,7 @@ class Vms:
         finally:
             reason = vm.closed.result() if vm.closed.done() else "the service stops"
             log.info("%s detached: %s", vm.id, reason)
-            sock = vm.attachment.sock
-            with contextlib.suppress(OSError):
-                sock.shutdown(socket.SHUT_RDWR)
-            sock.close()
+            vm.attachment.link.close()
             del self._vms[vm.id], self._tasks[vm.id]
             self.counters_ended.update(vm.counters_before)
             vm.network.forget(vm.id)
@@ -281,7 +276,7 @@ class Vms:
                 vm.close("its worker ended")
             if vm.closed.done() or self._stopping:
                 return
-            if _is_closed(vm.attachment.sock):
+            if vm.attachment.link.is_closed():
                 return vm.close("eof")
             delay = backoff.delay(time.monotonic() - started)
             log.error("the worker of %s died (%s); starting another in %g s", vm.id, ending, delay)
@@ -297,11 +292,12 @@ class Vms:
             control_address=self._settings.control_address,
             resync=vm.runs > 0,
             guest_mac=vm.mac,
+            first_bytes=b"" if vm.runs else vm.attachment.first_bytes,
             log_level=self._settings.log_level,
             log_format="json" if self._settings.log_format == "json" else "text",
         )
         try:
-            pid = await self._zygote.spawn(message, [vm.attachment.sock.fileno(), theirs.fileno()])
+            pid = await self._zygote.spawn(message, [*vm.attachment.link.filenos(), theirs.fileno()])
         except BaseException:
             ours.close()
             raise
@@ -340,11 +336,3 @@ class Vms:
                 os.close(fd)
             if isinstance(message, Failure):
                 log.error("the worker of %s refused: %s", vm.id, message.message)
-
-
-def _is_closed(sock: socket.socket) -> bool:
-    """Whether the other end hung up. Frames that are still unread do not matter: nobody waits for an answer."""
-    hung_up = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0)
-    poll = select.poll()
-    poll.register(sock, hung_up)
-    return bool(poll.poll(0))

@@ -61,6 +61,7 @@ cdef enum Tag:
     TAG_TCP = 2
     TAG_UDP = 3
     TAG_LISTENER = 4
+    TAG_LINK_OUT = 5
 
 cdef enum FlowKind:
     FLOW_TCP = 6
@@ -242,6 +243,7 @@ cdef struct Core:
     Wheel wheel
     # the link
     int link_fd
+    int link_out_fd  # where frames to the guest go: link_fd, or the other one of a pair of pipes
     LinkKind link_kind
     MessageBatch* messages  # of a link of messages
     int prefix_len

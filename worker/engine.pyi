@@ -25,11 +25,13 @@ class Engine:
         subnet: bytes,
         prefix_len: int,
         *,
+        link_out_fd: int = -1,
         resync: bool = False,
         guest_mac: bytes = b"",
         readiness: str = "auto",
     ) -> None:
-        """Take `link_fd` (made non-blocking, closed by `close`).
+        """Take `link_fd` (made non-blocking, closed by `close`); of a pair of pipes it is the one to read, and
+        `link_out_fd` the one to write.
 
         `framing` is one of `proto.messages.Framing`; `prefix_len` counts in 128 bits (an IPv4 /24 is 120); `readiness`
         is ``epoll``, ``poll`` or ``auto``. Raises ValueError on an unknown framing or an MTU outside 576..65535.
@@ -58,6 +60,8 @@ class Engine:
         """The reverse of NAT: datagrams from `host_side` reach the guest from `guest_side`."""
     def inject(self, frame: bytes) -> None:
         """Handle a frame as if the guest had sent it now."""
+    def receive(self, data: bytes) -> None:
+        """Take what was read from the link before the engine had it, at most 256 KiB; once, before the first `run`."""
     def send_frame(self, frame: bytes) -> bool:
         """Queue an Ethernet frame to the guest; False (and counted) when the queue is full."""
     def send_udp(

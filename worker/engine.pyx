@@ -17,8 +17,8 @@ from posix.unistd cimport close as close_fd
 
 from worker.core cimport (
     FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES,
-    MAX_UDP_FLOWS, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice, TcpFlow,
-    UdpFlow, UpcallEntry, Verdict, token_of,
+    MAX_UDP_FLOWS, RX_READ, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice,
+    TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
@@ -26,7 +26,7 @@ from worker.ip.reassembly cimport reassembly_close
 from worker.link.kinds cimport link_close, link_flush, link_init
 from worker.link.output cimport out_close, out_frame, out_init
 from worker.lists cimport list_append, list_empty, list_init, list_pop, list_remove, node_init
-from worker.loop cimport clock_us, handle_injected, run_until
+from worker.loop cimport clock_us, handle_injected, handle_received, run_until
 from worker.readiness cimport (
     READY_BATCH, READY_EDGE, READY_ERR, READY_IN, READY_OUT, ReadyEvent, ready_add, ready_close, ready_init,
     ready_modify, ready_remove,
@@ -92,7 +92,7 @@ cdef class Engine:
 
     def __cinit__(
         self, int link_fd, str framing, int mtu, bytes gateway_mac, bytes gateway_ip, bytes subnet, int prefix_len, *,
-        bint resync=False, bytes guest_mac=b"", str readiness="auto"
+        int link_out_fd=-1, bint resync=False, bytes guest_mac=b"", str readiness="auto"
     ):
         self.upcall_fd = -1
         self.listeners = {}
@@ -110,6 +110,7 @@ cdef class Engine:
         if self.core == NULL:
             raise MemoryError
         self.core.link_fd = -1
+        self.core.link_out_fd = -1
         self.core.ready.epoll_fd = -1
         self._init_lists()
         self._init_memory(readiness != "poll")
@@ -125,7 +126,7 @@ cdef class Engine:
             memcpy(core.guest_mac, <const char*>guest_mac, 6)
             core.guest_mac_known = True
         core.resync = resync and core.link_kind == LINK_STREAM
-        self._init_link(link_fd)
+        self._init_link(link_fd, link_fd if link_out_fd < 0 else link_out_fd)
 
     cdef void _init_lists(self):
         cdef Core* core = self.core
@@ -166,18 +167,20 @@ cdef class Engine:
         core.max_udp_flows = min(spare // 2, MAX_UDP_FLOWS)
         core.max_tcp_flows = min(spare - core.max_udp_flows, MAX_TCP_FLOWS)
 
-    cdef int _init_link(self, int link_fd) except -1:
+    cdef int _init_link(self, int link_fd, int link_out_fd) except -1:
         cdef int error
         if link_init(self.core):
             raise MemoryError
         self.upcall_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         os.set_blocking(link_fd, False)
+        os.set_blocking(link_out_fd, False)
         error = ready_add(
             &self.core.ready, link_fd, token_of(TAG_LINK, NULL), READY_IN | READY_EDGE
         )
         if error:
             raise OSError(error, f"link: {os.strerror(error)}")
         self.core.link_fd = link_fd
+        self.core.link_out_fd = link_out_fd
 
     def __dealloc__(self):
         self._free()
@@ -209,6 +212,8 @@ cdef class Engine:
         if core.link_fd >= 0:
             link_flush(core)
             close_fd(core.link_fd)
+            if core.link_out_fd != core.link_fd:
+                close_fd(core.link_out_fd)
         link_close(core)
         out_close(core)
         verdicts_close(core)
@@ -321,6 +326,16 @@ cdef class Engine:
         with nogil:
             core.now = clock_us()
             handle_injected(core, data, length)
+
+    def receive(self, bytes data):
+        cdef Core* core = self._open()
+        cdef const uint8_t* start = <const uint8_t*><const char*>data
+        cdef size_t length = len(data)
+        if length > RX_READ or core.rx_have or core.link_kind != LINK_STREAM:
+            raise ValueError(f"{length} bytes: expected at most {RX_READ} of a stream, once, before any other")
+        with nogil:
+            core.now = clock_us()
+            handle_received(core, start, length)
 
     def send_frame(self, bytes frame):
         cdef Core* core = self._open()

@@ -106,6 +106,7 @@ cdef extern from *:
 
 cdef extern from "<sys/uio.h>" nogil:
     ssize_t readv(int fd, const iovec* pieces, int count)
+    ssize_t writev(int fd, const iovec* pieces, int count)
 
 
 cdef inline void to_sockaddr(sockaddr_in* out, const Addr* addr, uint16_t port) noexcept nogil:

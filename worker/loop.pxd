@@ -9,3 +9,4 @@ from worker.readiness cimport ReadyEvent
 cdef int64_t clock_us() noexcept nogil
 cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noexcept nogil
 cdef void handle_injected(Core* core, const unsigned char* frame, size_t length) noexcept nogil
+cdef void handle_received(Core* core, const unsigned char* data, size_t length) noexcept nogil

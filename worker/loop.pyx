@@ -11,14 +11,15 @@ from libc.stdlib cimport free
 from libc.string cimport strerror
 
 from worker.core cimport (
-    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_LINK, TAG_LISTENER, TAG_PYTHON, TAG_TCP, Listener,
-    TcpFlow, UdpFlow, count,
+    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_LINK, TAG_LINK_OUT, TAG_LISTENER, TAG_PYTHON,
+    TAG_TCP, Listener, TcpFlow, UdpFlow, count,
 )
 from worker.counters cimport C_SYSCALLS_WAIT
 from worker.dispatch cimport batch_done, frame_from_guest
 from worker.ip.reassembly cimport reassembly_expire
 from worker.link.kinds cimport link_flush, link_receive
 from worker.link.output cimport out_pending, out_watch
+from worker.link.stream cimport stream_receive_bytes
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
 from worker.tcp_flows cimport tcp_bury, tcp_send_delayed_acks, tcp_timer
@@ -66,10 +67,9 @@ cdef void close_link(Core* core, const char* reason, bint by_guest) noexcept nog
         upcall_text(core, UPCALL_LINK_CLOSED, reason, by_guest)
 
 
-cdef void read_link(Core* core) noexcept nogil:
-    cdef unsigned int detail = 0
+cdef void note_link(Core* core, int result, unsigned int detail) noexcept nogil:
+    """What reading the link came to."""
     cdef char reason[80]
-    cdef int result = link_receive(core, &detail)
     if result == LINK_EOF:
         close_link(core, b"eof", True)
     elif result == LINK_BROKEN:
@@ -83,6 +83,19 @@ cdef void read_link(Core* core) noexcept nogil:
             close_link(core, reason, True)
     elif result == LINK_DRAINED and not core.link_ended:
         core.link_readable = False
+
+
+cdef void read_link(Core* core) noexcept nogil:
+    cdef unsigned int detail = 0
+    cdef int result = link_receive(core, &detail)
+    note_link(core, result, detail)
+
+
+cdef void handle_received(Core* core, const unsigned char* data, size_t length) noexcept nogil:
+    """Handle bytes of a stream link that were read before the engine had it."""
+    cdef unsigned int detail = 0
+    cdef int result = stream_receive_bytes(core, data, length, &detail)
+    note_link(core, result, detail)
 
 
 cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_events) noexcept nogil:
@@ -108,6 +121,9 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
             if what & READY_OUT:
                 core.out.blocked = False
                 out_watch(core, False)
+        elif tag == TAG_LINK_OUT:
+            core.out.blocked = False  # or broken, which the next write tells
+            out_watch(core, False)
         elif tag == TAG_PYTHON:
             python_events[found] = events[i]
             found += 1
@@ -212,7 +228,7 @@ cdef void wait_for_link(Core* core) noexcept nogil:
     Without this every acknowledgment of a busy guest would wake the worker once.
     """
     cdef pollfd link
-    link.fd = core.link_fd
+    link.fd = core.link_out_fd
     link.events = POLLOUT
     link.revents = 0
     if poll(&link, 1, 1) > 0:

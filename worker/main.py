@@ -10,7 +10,7 @@ import logging
 import signal
 import socket
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Network
 from typing import Any
 
@@ -120,31 +120,38 @@ class Worker:
         self._end()
 
 
-def make_engine(spawn: Spawn, link_fd: int) -> Engine:
-    """The engine of a VM. Raises ValueError on addresses that are none, or an MTU out of range."""
+def make_engine(spawn: Spawn, link_fds: Sequence[int]) -> Engine:
+    """The engine of a VM on its socket or its two pipes.
+
+    Raises ValueError on addresses that are none, or an MTU out of range.
+    """
     network = spawn.network
     subnet = IPv4Network(network.subnet, strict=False)
     return Engine(
-        link_fd,
+        link_fds[0],
         spawn.framing,
         network.mtu,
         pack_mac(network.gateway_mac),
         widen(pack_ipv4(network.gateway_ip)),
         widen(subnet.network_address.packed),
         96 + subnet.prefixlen,
+        link_out_fd=link_fds[-1],
         resync=spawn.resync,
         guest_mac=pack_mac(spawn.guest_mac),
     )
 
 
-def run(spawn: Spawn, link_fd: int, channel_fd: int) -> None:
-    """Be the worker of one VM until its link ends. Owns both descriptors."""
+def run(spawn: Spawn, link_fds: Sequence[int], channel_fd: int) -> None:
+    """Be the worker of one VM until its link ends. Owns the descriptors."""
     logs.configure(spawn.vm_id, spawn.log_level, spawn.log_format)
     channel = FdChannel(socket.socket(fileno=channel_fd))
-    engine = make_engine(spawn, link_fd)
+    engine = make_engine(spawn, link_fds)
 
     async def serve() -> None:
-        await Worker(spawn, engine, channel).run()
+        worker = Worker(spawn, engine, channel)
+        if spawn.first_bytes:
+            engine.receive(spawn.first_bytes)
+        await worker.run()
 
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(EngineSelector(engine))) as runner:

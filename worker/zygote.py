@@ -67,8 +67,8 @@ class Zygote:
             log.warning("refused a message: %s", error)
             return
         try:
-            if isinstance(message, Spawn) and len(fds) == 2:
-                self._spawn(message, fds[0], fds[1])
+            if isinstance(message, Spawn) and len(fds) in (2, 3):
+                self._spawn(message, fds[:-1], fds[-1])
             else:
                 reason = f"{type(message).__name__} with {len(fds)} descriptors is no Spawn"
                 log.warning("refused a message: %s", reason)
@@ -77,7 +77,7 @@ class Zygote:
             for fd in fds:
                 os.close(fd)
 
-    def _spawn(self, spawn: Spawn, link_fd: int, channel_fd: int) -> None:
+    def _spawn(self, spawn: Spawn, link_fds: list[int], channel_fd: int) -> None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -85,16 +85,16 @@ class Zygote:
             self._channel.send(Failure("unavailable", f"cannot start a worker for {spawn.vm_id}: {error.strerror}"))
             return
         if pid == 0:
-            self._become_worker(spawn, link_fd, channel_fd)
+            self._become_worker(spawn, link_fds, channel_fd)
         self._channel.send(Spawned(spawn.vm_id, pid))
 
-    def _become_worker(self, spawn: Spawn, link_fd: int, channel_fd: int) -> None:
+    def _become_worker(self, spawn: Spawn, link_fds: list[int], channel_fd: int) -> None:
         """In the child; does not return. `os._exit`, because the template's way out is not the worker's."""
         status = EXIT_CRASHED
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._detach()
-            worker_main.run(spawn, link_fd, channel_fd)
+            worker_main.run(spawn, link_fds, channel_fd)
             status = 0
         except Exception:  # the process ends here; what ended it must be told
             log.exception("worker of %s crashed", spawn.vm_id)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from proto.messages import Framing
+from supervisor.attach.link import Link, SocketLink
 from supervisor.attach.options import NO_OPTIONS, Options
 from supervisor.endpoints import (
     Endpoint,
@@ -40,12 +41,14 @@ log = logging.getLogger(__name__)
 class Attachment:
     """A VM's fresh connection."""
 
-    sock: socket.socket
-    link: str
-    """Listener kind."""
+    link: Link
+    kind: str
+    """Of the listener: ``qemu``"""
     framing: Framing
     listener: str
     peer: str
+    first_bytes: bytes = b""
+    """What was read from the link already."""
 
 
 class Listener(abc.ABC):
@@ -134,7 +137,7 @@ class AcceptingListener(Listener):
     def _welcome(self, sock: socket.socket, peer: str) -> None:
         """A connection that may attach."""
         assert self._on_attach is not None
-        self._on_attach(Attachment(sock, self.kind, self.framing, str(self.endpoint), peer))
+        self._on_attach(Attachment(SocketLink(sock), self.kind, self.framing, str(self.endpoint), peer))
 
     def _prepare(self, sock: socket.socket, address: object) -> tuple[str, int | None]:
         """Set the socket up; what it tells of the other end, and whose it is."""

@@ -118,7 +118,7 @@ class FakeWorker:
             case "seen":
                 await self.requester.notify(GuestSeen(self.spawn.vm_id, words[0], words[1]))
             case "spawn":
-                return json.dumps(asdict(self.spawn))
+                return json.dumps(asdict(self.spawn), default=bytes.decode)
             case "network":
                 return json.dumps(asdict(self.network))
             case "count":

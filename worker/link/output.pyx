@@ -17,10 +17,10 @@ from posix.uio cimport iovec
 
 from worker.core cimport (
     FIFO_MARK_LEN, LINK_PREFIX_MAX, LINK_STREAM, OUT_BATCH_BYTES, OUT_FIFO_SIZE, OUT_SLOT_LEN, OUT_SLOTS, TAG_LINK,
-    Core, count, count_by, token_of,
+    TAG_LINK_OUT, Core, count, count_by, token_of,
 )
 from worker.counters cimport C_LINK_BLOCKED, C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES
-from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_modify
+from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_add, ready_modify, ready_remove
 from worker.ring cimport pool_unpin
 from worker.wire._cursor cimport load_u32, store_u32
 
@@ -146,11 +146,17 @@ cdef int out_block(Core* core) noexcept nogil:
 
 cdef void out_watch(Core* core, bint on) noexcept nogil:
     """Be told when a full link takes more. Off while it is not full: each read of the guest's would wake us."""
-    if core.out.watched != on:
-        core.out.watched = on
+    if core.out.watched == on:
+        return
+    core.out.watched = on
+    if core.link_out_fd == core.link_fd:
         ready_modify(
             &core.ready, core.link_fd, token_of(TAG_LINK, NULL), READY_IN | READY_EDGE | (READY_OUT if on else 0)
         )
+    elif on:
+        ready_add(&core.ready, core.link_out_fd, token_of(TAG_LINK_OUT, NULL), READY_OUT)
+    else:
+        ready_remove(&core.ready, core.link_out_fd)
 
 
 cdef void out_take_fifo(Core* core) noexcept nogil:

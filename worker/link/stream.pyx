@@ -2,16 +2,18 @@
 """A stream link: QEMU's framing, a 4-byte big-endian length before each frame, and VPNKit's, a 2-byte
 little-endian one.
 
-One `recv` takes up to 256 KiB; what is left of a frame at the end is moved to the front of the buffer for the next.
+One `read` takes up to 256 KiB; what is left of a frame at the end is moved to the front of the buffer for the next.
 When a worker takes over a link that another died on, the stream may start in the middle of a frame: `find_boundary`
 looks for a length that fits, the gateway's MAC (or a broadcast) and the VM's behind it, and a second such frame after
-it, within MAX_RESYNC bytes. What goes out leaves in one `sendmsg` for each batch.
+it, within MAX_RESYNC bytes. What goes out leaves in one `writev` for each batch. Neither is a system call
+of sockets alone, for the link may be a pair of pipes; it is non-blocking, and Python ignores SIGPIPE.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
 from libc.stdint cimport uint8_t
-from libc.string cimport memcmp, memmove, memset
+from libc.string cimport memcmp, memcpy, memmove
 from posix.uio cimport iovec
+from posix.unistd cimport read
 
 from worker.core cimport (
     LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, LINK_MORE, MAX_FRAME, RX_READ, count, count_by,
@@ -20,7 +22,7 @@ from worker.counters cimport (
     C_LINK_GARBLED, C_LINK_RESYNC_BYTES, C_LINK_RX_BYTES, C_LINK_RX_FRAMES, C_SYSCALLS_LINK_RECV, C_SYSCALLS_LINK_SEND,
 )
 from worker.dispatch cimport batch_done, frame_from_guest
-from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, recv, sendmsg
+from worker.hostio cimport writev
 from worker.link.output cimport out_batch_sent, out_block
 from worker.readiness cimport READY_IN, ready_rearm
 from worker.wire._cursor cimport load_u32
@@ -28,7 +30,7 @@ from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
 
 cdef enum:
     MAX_RESYNC = 1048576
-    IOV_LIMIT = 1024  # of one sendmsg (IOV_MAX on Linux)
+    IOV_LIMIT = 1024  # of one writev (IOV_MAX on Linux)
 
 
 cdef inline size_t frame_length(const Core* core, const uint8_t* p) noexcept nogil:
@@ -79,28 +81,11 @@ cdef bint resynchronize(Core* core) noexcept nogil:
     return core.resync_skipped <= MAX_RESYNC
 
 
-cdef int stream_receive(Core* core, unsigned int* detail) noexcept nogil:
-    """Read once and handle every whole frame; a `LinkResult`. `detail`: the errno, or the impossible length."""
+cdef int take_frames(Core* core, unsigned int* detail) noexcept nogil:
+    """Handle every whole frame of the buffer; LINK_DRAINED, or LINK_GARBLED with the impossible length."""
     cdef size_t at = 0
     cdef size_t left
     cdef size_t length
-    cdef ssize_t n = recv(core.link_fd, core.rx + core.rx_have, RX_READ, MSG_DONTWAIT)
-    count(core, C_SYSCALLS_LINK_RECV)
-    if n == 0:
-        return LINK_EOF
-    if n < 0:
-        if errno == EAGAIN:
-            ready_rearm(&core.ready, core.link_fd, READY_IN)
-            return LINK_DRAINED
-        detail[0] = errno
-        return LINK_MORE if errno == EINTR else LINK_BROKEN
-    core.rx_have += n
-    if core.resync:
-        if not resynchronize(core):
-            count(core, C_LINK_GARBLED)
-            return LINK_GARBLED
-        if core.resync:
-            return LINK_MORE
     while True:
         left = core.rx_have - at
         if left < <size_t>core.prefix_len:
@@ -121,6 +106,39 @@ cdef int stream_receive(Core* core, unsigned int* detail) noexcept nogil:
     core.rx_have -= at
     if core.rx_have and at:
         memmove(core.rx, core.rx + at, core.rx_have)
+    return LINK_DRAINED
+
+
+cdef int stream_receive_bytes(Core* core, const uint8_t* data, size_t length, unsigned int* detail) noexcept nogil:
+    """Take bytes that were read before the engine had the link, at most RX_READ; before any `stream_receive`."""
+    memcpy(core.rx, data, length)
+    core.rx_have = length
+    return take_frames(core, detail)
+
+
+cdef int stream_receive(Core* core, unsigned int* detail) noexcept nogil:
+    """Read once and handle every whole frame; a `LinkResult`. `detail`: the errno, or the impossible length."""
+    cdef int result
+    cdef ssize_t n = read(core.link_fd, core.rx + core.rx_have, RX_READ)
+    count(core, C_SYSCALLS_LINK_RECV)
+    if n == 0:
+        return LINK_EOF
+    if n < 0:
+        if errno == EAGAIN:
+            ready_rearm(&core.ready, core.link_fd, READY_IN)
+            return LINK_DRAINED
+        detail[0] = errno
+        return LINK_MORE if errno == EINTR else LINK_BROKEN
+    core.rx_have += n
+    if core.resync:
+        if not resynchronize(core):
+            count(core, C_LINK_GARBLED)
+            return LINK_GARBLED
+        if core.resync:
+            return LINK_MORE
+    result = take_frames(core, detail)
+    if result != LINK_DRAINED:
+        return result
     # a short read has emptied the socket; its end, if it came with it, is told by another event
     if n == RX_READ:
         return LINK_MORE
@@ -142,17 +160,15 @@ cdef void advance(Core* core, size_t n) noexcept nogil:
 
 cdef int stream_send(Core* core) noexcept nogil:
     """Send the batch; 0, 1: the link is full, or a negative errno: it is broken."""
-    cdef msghdr message
     cdef ssize_t n
-    cdef int left
+    cdef int pieces
     cdef int until
-    memset(&message, 0, sizeof(msghdr))
     while core.out.sent < core.out.count:
-        left = core.out.count - core.out.sent
-        message.msg_iov = core.out.iov + core.out.sent
-        message.msg_iovlen = left if left < IOV_LIMIT else IOV_LIMIT
-        until = core.out.sent + <int>message.msg_iovlen
-        n = sendmsg(core.link_fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+        pieces = core.out.count - core.out.sent
+        if pieces > IOV_LIMIT:
+            pieces = IOV_LIMIT
+        until = core.out.sent + pieces
+        n = writev(core.link_out_fd, core.out.iov + core.out.sent, pieces)
         count(core, C_SYSCALLS_LINK_SEND)
         if n >= 0:
             advance(core, n)

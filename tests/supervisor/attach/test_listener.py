@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from supervisor.attach.link import SocketLink
 from supervisor.attach.listener import Attachment
 from supervisor.attach.options import Options
 from supervisor.attach.qemu import QemuListener
@@ -41,11 +42,11 @@ def connect_tcp(endpoint: Endpoint) -> socket.socket:
 
 def test_a_vm_on_a_unix_socket_is_known_by_its_credentials(tmp_path: Path) -> None:
     attachment, client = attach(UnixEndpoint(f"{tmp_path}/q"), connect_unix)
-    assert (attachment.link, attachment.framing) == ("qemu", "stream32")
+    assert (attachment.kind, attachment.framing) == ("qemu", "stream32")
     assert attachment.listener == f"unix://{tmp_path}/q"
     assert attachment.peer == f"uid={os.getuid()} pid={os.getpid()}"
     assert not (tmp_path / "q").exists()
-    attachment.sock.close()
+    attachment.link.close()
     client.close()
 
 
@@ -53,9 +54,10 @@ def test_a_vm_on_tcp_is_known_by_its_address_and_kept_alive() -> None:
     attachment, client = attach(TcpEndpoint("127.0.0.1", 0), connect_tcp)
     host, port = client.getsockname()
     assert attachment.peer == f"{host}:{port}"
-    assert attachment.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    assert attachment.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-    attachment.sock.close()
+    assert isinstance(attachment.link, SocketLink)
+    assert attachment.link.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    assert attachment.link.sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    attachment.link.close()
     client.close()
 
 
@@ -69,7 +71,7 @@ def test_only_the_users_named_may_attach(tmp_path: Path, caplog: pytest.LogCaptu
             while not (attached or reader.at_eof()):
                 await asyncio.sleep(0.01)
         for attachment in attached:
-            attachment.sock.close()
+            attachment.link.close()
         listener.close()
         writer.close()
         return "attached" if attached else "refused"
@@ -97,7 +99,7 @@ def test_running_out_of_descriptors_pauses_accepting_and_then_goes_on(
     monkeypatch.setattr(socket.socket, "accept", failing_once)
     attachment, client = attach(UnixEndpoint(f"{tmp_path}/q"), connect_unix)
     assert "Too many open files" in caplog.text
-    attachment.sock.close()
+    attachment.link.close()
     client.close()
 
 
