@@ -190,11 +190,11 @@ cdef class Connection:
 
     @property
     def deadline(self):
-        return next_deadline(&self.tcb) or None
+        return None if self.over else next_deadline(&self.tcb) or None
 
     @property
     def ack_deadline(self):
-        return self.tcb.ack_at or None
+        return None if self.over else self.tcb.ack_at or None
 
     @property
     def received(self):
