@@ -31,7 +31,10 @@ from worker.wire.ipv4 cimport IPV4_HEADER_LEN
 from worker.wire.tcp cimport TCP_ACK, TCP_HEADER_LEN, TCP_RST
 
 cdef enum:
-    WINDOW_PACKETS = 340  # of all flows together: a tap queue holds 1,000 packets, and windows are bytes
+    # Windows are bytes, queues are packets: a tap device's holds 1,000 and drops the rest.
+    WINDOW_PACKETS = 340  # of one flow; more gains nothing
+    WINDOW_PACKETS_ALL = 800  # of all flows together
+    WINDOW_PACKETS_MIN = 4
     WINDOW_MAX = 1048576  # bytes of one flow
 
 
@@ -48,11 +51,13 @@ cdef uint32_t isn(Core* core, const FlowKey* key) noexcept nogil:
 cdef uint32_t window_share(const Core* core) noexcept nogil:
     """What one flow may promise, so that all active ones together do not overrun the guest's queue."""
     cdef uint32_t active = core.active_before if core.active_before > core.active_now else core.active_now
-    cdef uint64_t share = WINDOW_PACKETS * <uint64_t>(core.mtu - 40)
-    if active > 1:
-        share //= active
-    if share < 4 * core.mtu:
-        share = 4 * core.mtu
+    cdef uint32_t packets = WINDOW_PACKETS_ALL // active if active else WINDOW_PACKETS
+    cdef uint64_t share
+    if packets > WINDOW_PACKETS:
+        packets = WINDOW_PACKETS
+    elif packets < WINDOW_PACKETS_MIN:
+        packets = WINDOW_PACKETS_MIN
+    share = packets * <uint64_t>core.mtu
     return <uint32_t>(share if share < WINDOW_MAX else WINDOW_MAX)
 
 

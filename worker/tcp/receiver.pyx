@@ -216,10 +216,30 @@ cdef void close_gaps(Tcb* t) noexcept nogil:
 
 
 cdef void acknowledge_later(Tcb* t, int64_t now) noexcept nogil:
-    """An answer of the host may carry the acknowledgment; the second segment without one is acknowledged at once
-    (RFC 9293 3.8.6.3)."""
+    """An answer of the host may carry the acknowledgment (RFC 9293 3.8.6.3)."""
     t.ack_waits = True
     t.ack_at = now + DELAYED_ACK
+
+
+cdef uint32_t ack_quota(const Tcb* t) noexcept nogil:
+    """Bytes in order that are acknowledged without delay.
+
+    Two segments while the guest's congestion window may be small, then up to half of what it was promised: an
+    acknowledgment costs the guest more than the segment it lets out, and the fewer there are, the larger the bursts
+    its kernel makes in one go.
+    """
+    cdef uint32_t quota = (t.rcv_nxt - t.irs) >> 3
+    if quota > t.rcv_cap >> 1:
+        quota = t.rcv_cap >> 1
+    return quota if quota > <uint32_t>(2 * t.rcv_mss) else <uint32_t>(2 * t.rcv_mss)
+
+
+cdef void acknowledge_data(Tcb* t, uint32_t length, int64_t now) noexcept nogil:
+    """Of a segment in order, with nothing beyond it: `rcv_nxt` is still its first byte."""
+    if t.rcv_nxt + length - t.last_ack_sent >= ack_quota(t):
+        t.ack_now = True
+    elif not t.ack_waits:
+        acknowledge_later(t, now)
 
 
 cdef int take_data(
@@ -227,15 +247,12 @@ cdef int take_data(
 ) noexcept nogil:
     """RFC 9293 3.10.7.4, seventh check; the segment has been cut to the window."""
     cdef int index
-    if seq == t.rcv_nxt and t.ooo_count == 0 and not t.ack_now and not t.ack_waits:
-        acknowledge_later(t, now)
+    if length > t.rcv_mss and not t.gso_max:
+        t.rcv_mss = <unsigned short>length
+    if seq == t.rcv_nxt and t.ooo_count == 0:
+        acknowledge_data(t, length, now)
     else:
         t.ack_now = True
-    if length > t.rcv_mss:
-        if t.gso_max:
-            t.ack_now = True  # it was several segments once
-        else:
-            t.rcv_mss = <unsigned short>length
     if seq == t.rcv_nxt and t.rcv.used == 0 and t.ooo_count == 0:
         t.rcv_nxt += length
         out.data = data

@@ -403,12 +403,39 @@ def test_a_small_request_without_an_answer_is_acknowledged_after_a_millisecond(i
     assert guest.hears_one().ack == 101
 
 
-def test_the_second_segment_is_acknowledged_at_once(isn: int) -> None:
+def test_the_second_full_segment_is_acknowledged_at_once(isn: int) -> None:
     guest = dialling(isn, window=65_535)
-    offers(guest, 1, 101)
-    offers(guest, 101, 201)
+    offers(guest, 1, 1461)
+    assert sends_now(guest) == 0
+    offers(guest, 1461, 2921)
     assert sends_now(guest) == 1
     assert guest.connection.ack_deadline is None
+
+
+def test_small_segments_are_acknowledged_together_a_millisecond_after_the_first(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    first_at = guest.now
+    offers(guest, 1, 101)
+    guest.now += MS // 2
+    offers(guest, 101, 201)
+    assert guest.connection.ack_deadline == first_at + 1 * MS
+    assert guest.hears_one().ack == 201
+
+
+def test_a_transfer_under_way_is_acknowledged_at_half_its_window(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    quotas = []
+    heard = 1
+    for start in range(1, 1_000_001, 1000):
+        offers(guest, start, start + 1000)
+        guest.connection.read(1000)
+        for segment in guest.connection.segments(guest.now):
+            acknowledged = guest.relative(segment).ack
+            quotas.append(acknowledged - heard)
+            heard = acknowledged
+    assert quotas[0] == 2000, "two segments"
+    assert sorted(quotas) == quotas, "more as the transfer goes on"
+    assert quotas[-1] == 33_000
 
 
 def test_a_gap_and_what_fills_it_are_acknowledged_at_once(isn: int) -> None:
