@@ -5,8 +5,9 @@ Who speaks to whom (``docs/architecture.md`` has the picture):
 - supervisor -> zygote, over a unix SEQPACKET socket with descriptors attached: `Spawn`; zygote -> supervisor:
   `ZygoteReady`, `Spawned`, `Exited`.
 - worker -> supervisor, over ZeroMQ: `Hello`, `LeaseRequest`, `LeaseRelease`, `GuestSeen`, `LinkClosed`, `WorkerStats`.
-- supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and `AddForward` over the
-  worker's SEQPACKET socket, because the listening descriptor travels with it.
+- supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and over the worker's
+  SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`.
+- supervisor -> SSH carrier, over its SEQPACKET socket: `CarrySsh`; SSH carrier -> supervisor: `CallSshServer`.
 - API -> supervisor, over ZeroMQ: the requests of the last section; every one is answered by the class named in its
   docstring, or by `Failure`.
 
@@ -23,7 +24,9 @@ Framing = Literal["stream32", "stream16", "messages"]
 """How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths, or one frame a message.
 """
 
-ForwardProtocol = Literal["tcp", "udp"]
+ForwardProtocol = Literal["tcp", "udp", "unix"]
+ForwardSource = Literal["keep", "gateway"]
+"""Whose address the guest sees: the client's own where it can answer it, or always the gateway's."""
 
 NetworkMode = Literal["shared", "isolated"]
 """Whether VMs of a network see each other, or each is alone."""
@@ -41,6 +44,8 @@ class Failure:
     code: Literal["bad-request", "not-found", "conflict", "in-use", "unavailable", "internal"]
     message: str
     """One sentence that names the thing and, where there is one, the remedy."""
+    detail: str = ""
+    """More than gvproxy's clients may be told, who compare the message: who holds what is taken, and what helps."""
 
 
 # --- what describes a network and a VM ---------------------------------------------------------------------------
@@ -230,12 +235,14 @@ class UpdateNetwork:
 
 @dataclass(frozen=True, slots=True)
 class AddForward:
-    """Serve this forwarded port. Descriptor: the bound (TCP: listening) socket. Answer: `Empty` or `Failure`."""
+    """Serve this forwarded port. Descriptor: the bound (TCP, unix: listening) socket. Answer: `Empty` or `Failure`."""
 
     forward_id: int
-    protocol: ForwardProtocol
+    protocol: Literal["tcp", "udp"]
+    """What the guest speaks."""
     guest_ip: str
     guest_port: int
+    source: ForwardSource = "keep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,8 +253,41 @@ class RemoveForward:
 
 
 @dataclass(frozen=True, slots=True)
+class CallGuest:
+    """Open a connection to a TCP port of the guest. Descriptor: a connected stream socket, which is joined to it and
+    closed when the guest refuses. Answer: `Empty` or `Failure`."""
+
+    guest_ip: str
+    guest_port: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """End now: the service stops or the VM is gone."""
+
+
+# --- supervisor <-> SSH carrier ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CarrySsh:
+    """Carry each connection to a unix socket of the guest. Descriptor: the listening socket."""
+
+    user: str
+    host: str
+    port: int
+    """Of the SSH server; the name under which its host key is known."""
+    path: str
+    key: str
+    """A file."""
+    passphrase: str = ""
+    secure: bool = False
+    """Check the host key against the user's known_hosts."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallSshServer:
+    """The carrier wants a connection to its SSH server. Descriptor: a stream socket to join to it."""
 
 
 # --- API <-> supervisor ------------------------------------------------------------------------------------------
@@ -258,15 +298,17 @@ class Forward:
     """A forwarded port."""
 
     local: str
-    """As the caller wrote it: ``127.0.0.1:8080``, ``:6443``"""
+    """As the caller wrote it, port 0 replaced: ``127.0.0.1:8080``, ``:6443``, ``/run/vm/docker.sock``"""
     remote: str
-    """``192.168.127.2:80``"""
+    """``192.168.127.2:80``, ``web:80``; of a unix socket ``tcp://192.168.127.2:80`` or
+    ``ssh-tunnel://core@192.168.127.2:22/run/docker.sock?key=/home/me/.ssh/id``"""
     protocol: ForwardProtocol = "tcp"
     network: str = "default"
     vm: str = ""
     """The VM that is meant, by id or MAC; empty: whichever has the address."""
+    source: ForwardSource = "keep"
     bound: str = ""
-    """The address in fact listened on, port filled in."""
+    """The address in fact listened on, port filled in; of a unix socket its absolute path."""
     vm_id: str = ""
     """The VM that serves it; empty while no VM has the address."""
 
@@ -367,6 +409,8 @@ class Expose:
     network: str = "default"
     vm: str = ""
     """As in `Forward`; must be said on an isolated network, where addresses repeat."""
+    source: ForwardSource | None = None
+    """None: as the service is configured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from proto.errors import CodecError, RequestFailed
 from proto.fdpass import FdChannel
 from proto.messages import (
     AddForward,
+    CallGuest,
     Empty,
     Failure,
     GetStats,
@@ -46,8 +47,11 @@ log = logging.getLogger(__name__)
 class Forwards(Protocol):
     """What forwards need of `worker.engine.Engine`."""
 
-    def add_listener(self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int) -> None: ...
+    def add_listener(
+        self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
+    ) -> None: ...
     def remove_listener(self, forward_id: int) -> None: ...
+    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int) -> None: ...
 
 
 class Control:
@@ -79,7 +83,7 @@ class Control:
         self._requester.start()
         self.tell(Hello(self._vm_id, os.getpid()))
         loop = asyncio.get_running_loop()
-        for work in (self._receive_forwards(), self._report()):
+        for work in (self._receive_descriptors(), self._report()):
             self._keep(loop.create_task(work))
 
     async def ask(self, message: LeaseRequest | LeaseRelease, timeout: float) -> Any:
@@ -138,12 +142,12 @@ class Control:
                 raise RequestFailed.because("bad-request", f"a worker does not take {type(message).__name__}")
         return Empty()
 
-    async def _receive_forwards(self) -> None:
-        """Take `AddForward` and its descriptor until the supervisor is gone."""
+    async def _receive_descriptors(self) -> None:
+        """Take `AddForward` and `CallGuest` with their descriptors until the supervisor is gone."""
         while True:
             try:
                 message, fds = await self._channel.arecv()
-                await self._channel.asend(self._add_forward(message, fds))
+                await self._channel.asend(self._take_descriptor(message, fds))
             except CodecError as error:
                 log.warning("refused a message with descriptors: %s", error)
             except (EOFError, OSError):
@@ -151,16 +155,23 @@ class Control:
                 log.warning("the supervisor is gone; traffic goes on without it")
                 return
 
-    def _add_forward(self, message: Any, fds: list[int]) -> Empty | Failure:
+    def _take_descriptor(self, message: Any, fds: list[int]) -> Empty | Failure:
+        """The engine's from now on; one that it refuses stays ours and is closed."""
+        name = type(message).__name__
         try:
-            if not isinstance(message, AddForward) or len(fds) != 1:
-                return Failure("bad-request", f"{type(message).__name__} with {len(fds)} descriptors is no forward")
+            if not isinstance(message, AddForward | CallGuest) or len(fds) != 1:
+                return Failure("bad-request", f"a worker does not take {name} with {len(fds)} descriptors")
             guest_ip = widen(pack_ipv4(message.guest_ip))
-            proto = _PROTOCOLS[message.protocol]
-            self._engine.add_listener(message.forward_id, fds[0], proto, guest_ip, message.guest_port)
-            fds = []  # the engine's now; one that it refuses stays ours
+            if isinstance(message, CallGuest):
+                self._engine.call_guest(fds[0], guest_ip, message.guest_port)
+            else:
+                proto, keep_source = _PROTOCOLS[message.protocol], message.source == "keep"
+                self._engine.add_listener(
+                    message.forward_id, fds[0], proto, guest_ip, message.guest_port, keep_source=keep_source
+                )
+            fds = []
         except (ValueError, OSError) as error:
-            return Failure("bad-request", f"forward refused: {error}")
+            return Failure("bad-request", f"{name} refused: {error}")
         finally:
             for fd in fds:
                 os.close(fd)

@@ -12,7 +12,7 @@ from posix.uio cimport iovec
 
 from worker.counters cimport COUNTERS
 from worker.datagrams cimport DATAGRAM_BATCH, DatagramBatch
-from worker.hostio cimport mmsghdr
+from worker.hostio cimport SocketName, mmsghdr
 from worker.lists cimport Node
 from worker.readiness cimport Readiness
 from worker.ring cimport RingPool
@@ -133,8 +133,7 @@ cdef struct UdpFlow:
     Node grave
     int fd  # a mapping's own socket; of a forward's client: the listener's
     Listener* listener  # the forward this client came by; NULL: a mapping of the guest's
-    Addr client
-    uint16_t client_port
+    SocketName client
     bint host_readable
     bint dead
     bint one_shot
@@ -152,6 +151,7 @@ cdef struct Listener:
     uint32_t proto
     Addr guest
     uint16_t guest_port
+    bint keep_source  # the guest sees the clients' own addresses
     bint readable
     bint dead
     uint32_t largest

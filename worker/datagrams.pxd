@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t
 
-from worker.hostio cimport sockaddr_in
+from worker.hostio cimport SocketName
 
 cdef enum:
     DATAGRAM_BATCH = 16
@@ -13,7 +13,7 @@ cdef struct DatagramBatch:
     uint8_t* memory  # DATAGRAM_BATCH slots
     int count
     size_t lengths[DATAGRAM_BATCH]
-    sockaddr_in names[DATAGRAM_BATCH]
+    SocketName names[DATAGRAM_BATCH]
     # of datagrams to send: where their payload lies
     const uint8_t* payloads[DATAGRAM_BATCH]
 

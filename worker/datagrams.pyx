@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, mmsghdr, recvmmsg, sendmmsg
+from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, mmsghdr, name_length, recvmmsg, sendmmsg
 from worker.wire.udp cimport UDP_HEADER_LEN, UDP_MAX_PAYLOAD
 
 
@@ -60,7 +60,7 @@ cdef int datagrams_send(const DatagramBatch* batch, int fd, int first) noexcept 
         messages[k].msg_hdr.msg_iov = &pieces[k]
         messages[k].msg_hdr.msg_iovlen = 1
         messages[k].msg_hdr.msg_name = <void*>&batch.names[i]
-        messages[k].msg_hdr.msg_namelen = sizeof(batch.names[i])
+        messages[k].msg_hdr.msg_namelen = name_length(&batch.names[i])
         k += 1
     n = sendmmsg(fd, messages, k, MSG_DONTWAIT | MSG_NOSIGNAL)
     return n if n >= 0 else -errno

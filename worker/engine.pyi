@@ -68,10 +68,19 @@ class Engine:
         self, src: bytes, sport: int, dst: bytes, dport: int, payload: bytes, dst_mac: bytes = b""
     ) -> bool:
         """Queue a datagram to the guest, fragmented where it is larger than the MTU; `dst_mac` default: the guest's."""
-    def add_listener(self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int) -> None:
-        """Serve a forwarded port: `fd` is a listening TCP or bound UDP socket, owned by the engine from now on."""
+    def add_listener(
+        self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool = True
+    ) -> None:
+        """Serve a forwarded port: `fd` is a listening TCP or unix stream socket or a bound UDP socket, of IPv4 or IPv6,
+        owned by the engine from now on.
+
+        With `keep_source` the guest sees a client's own address where it can answer it, else the gateway's.
+        """
     def remove_listener(self, forward_id: int) -> None:
         """Close the forward's socket; live connections go on. Raises KeyError on an unknown id."""
+    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int) -> None:
+        """Open a connection to a port of the guest and join it to `fd`, a connected stream socket, owned by the engine
+        from now on; the guest sees the gateway. A refusal closes `fd`."""
     def counters(self) -> dict[str, int]:
         """Every counter and gauge, by dotted name."""
     def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, str, int, int]]:

@@ -33,6 +33,7 @@ from worker.readiness cimport (
 )
 from worker.ring cimport pool_close, pool_init
 from worker.tcp_flows cimport tcp_reset_all
+from worker.tcp_opening cimport call_guest
 from worker.timers cimport wheel_init
 from worker.udp_flows cimport udp_close_all, udp_forget_clients, udp_to_guest
 from worker.upcall_queue cimport (
@@ -359,7 +360,9 @@ cdef class Engine:
             len(payload),
         ))
 
-    def add_listener(self, int forward_id, int fd, int proto, bytes guest_ip, int guest_port):
+    def add_listener(
+        self, int forward_id, int fd, int proto, bytes guest_ip, int guest_port, *, bint keep_source=True
+    ):
         cdef Core* core = self._open()
         cdef Addr guest = address(guest_ip)
         cdef Listener* listener
@@ -378,6 +381,7 @@ cdef class Engine:
         listener.proto = FLOW_TCP if proto == FLOW_TCP else FLOW_UDP
         listener.guest = guest
         listener.guest_port = <uint16_t>guest_port
+        listener.keep_source = keep_source
         error = ready_add(&core.ready, fd, token_of(TAG_LISTENER, listener), READY_IN | READY_EDGE)
         if error:
             free(listener)
@@ -390,6 +394,12 @@ cdef class Engine:
         cdef Listener* listener = <Listener*><uint64_t>self.listeners.pop(forward_id)
         udp_forget_clients(core, listener)
         bury_listener(core, listener)
+
+    def call_guest(self, int fd, bytes guest_ip, int guest_port):
+        cdef Core* core = self._open()
+        cdef Addr guest = address(guest_ip)
+        os.set_blocking(fd, False)
+        call_guest(core, fd, &guest, <uint16_t>guest_port, &core.gateway_ip, 0)
 
     def counters(self):
         cdef Core* core = self._open()

@@ -5,7 +5,7 @@ from libc.string cimport memcpy, memset
 from posix.uio cimport iovec
 
 from worker.wire._cursor cimport load_u16, store_u16
-from worker.wire.addr cimport Addr, addr_from_v4, addr_v4
+from worker.wire.addr cimport Addr, addr_from_16, addr_from_v4, addr_v4
 
 cdef extern from *:
     """
@@ -47,6 +47,7 @@ cdef extern from *:
         return i;
     }
     #endif
+    typedef union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } SocketName;
     """
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:
@@ -57,6 +58,16 @@ cdef extern from *:
         unsigned short sin_family
         uint16_t sin_port
         in_addr sin_addr
+    cdef struct in6_addr:
+        uint8_t s6_addr[16]
+    cdef struct sockaddr_in6:
+        unsigned short sin6_family
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    ctypedef union SocketName:
+        sockaddr any
+        sockaddr_in v4
+        sockaddr_in6 v6
     cdef struct msghdr:
         void* msg_name
         socklen_t msg_namelen
@@ -88,6 +99,7 @@ cdef extern from *:
     ssize_t recv(int fd, void* data, size_t n, int flags) nogil
     enum:
         AF_INET
+        AF_INET6
         AF_UNIX
         SOCK_STREAM
         SOCK_DGRAM
@@ -119,6 +131,20 @@ cdef inline void to_sockaddr(sockaddr_in* out, const Addr* addr, uint16_t port) 
 cdef inline void from_sockaddr(const sockaddr_in* name, Addr* addr, uint16_t* port) noexcept nogil:
     addr[0] = addr_from_v4(<const uint8_t*>&name.sin_addr.s_addr)
     port[0] = load_u16(<const uint8_t*>&name.sin_port)
+
+
+cdef inline bint from_name(const SocketName* name, Addr* addr, uint16_t* port) noexcept nogil:
+    """False: neither IPv4 nor IPv6. IPv4 clients of an IPv6 socket have mapped addresses, as all of ours are."""
+    if name.v4.sin_family == AF_INET6:
+        addr[0] = addr_from_16(name.v6.sin6_addr.s6_addr)
+        port[0] = load_u16(<const uint8_t*>&name.v6.sin6_port)
+        return True
+    from_sockaddr(&name.v4, addr, port)
+    return name.v4.sin_family == AF_INET
+
+
+cdef inline socklen_t name_length(const SocketName* name) noexcept nogil:
+    return sizeof(sockaddr_in6) if name.v4.sin_family == AF_INET6 else sizeof(sockaddr_in)
 
 
 cdef inline void set_option(int fd, int level, int name, int value) noexcept nogil:

@@ -1,6 +1,9 @@
 """How TCP flows come to be: the guest dials out, or the host comes in by a forwarded port."""
 
+from libc.stdint cimport uint16_t
+
 from worker.core cimport Core, FlowKey, Listener, Verdict
+from worker.wire.addr cimport Addr
 from worker.wire.ipv4 cimport Ipv4View
 from worker.wire.tcp cimport TcpView
 
@@ -10,3 +13,6 @@ cdef void tcp_new_flow(
 ) noexcept nogil
 cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept nogil
 cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil
+cdef void call_guest(
+    Core* core, int fd, const Addr* guest, uint16_t guest_port, const Addr* client, uint16_t client_port
+) noexcept nogil

@@ -10,15 +10,16 @@ from libc.stdint cimport uint16_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
+from worker.clients cimport client_as_seen, next_ephemeral_port
 from worker.core cimport FLOW_TCP, TAG_TCP, TcpFlow, UpcallEntry, count, token_of
 from worker.counters cimport (
     C_SYSCALLS_CONTROL, C_TCP_NO_FLOW, C_TCP_OPENED_BY_GUEST, C_TCP_OPENED_BY_HOST, C_TCP_RESETS_SENT,
 )
 from worker.flow_table cimport table_find
 from worker.hostio cimport (
-    AF_INET, AF_UNIX, IPPROTO_TCP, SO_KEEPALIVE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, TCP_NODELAY,
-    accept4, connect, from_sockaddr, moorage_prepare, reset_on_close, set_option, sockaddr, sockaddr_in, socket,
-    socketpair, socklen_t, to_sockaddr,
+    AF_INET, AF_UNIX, IPPROTO_TCP, SO_KEEPALIVE, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET, SocketName,
+    TCP_NODELAY, accept4, connect, from_name, moorage_prepare, reset_on_close, set_option, sockaddr, sockaddr_in,
+    socket, socketpair, socklen_t, to_sockaddr,
 )
 from worker.lists cimport list_add
 from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_add, ready_rearm
@@ -26,14 +27,13 @@ from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_connect, tcp_hold_syn
 from worker.tcp_flows cimport connect_failed, destroy, host_is_up, new_flow, want_output
 from worker.upcall_queue cimport UPCALL_STREAM, upcall_push
-from worker.wire.addr cimport Addr, addr_in_prefix, addr_is_v4, addr_v4, is_loopback
+from worker.wire.addr cimport Addr, addr_is_v4, is_loopback
 from worker.wire.ipv4 cimport IPV4_HEADER_LEN
 from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN
 
 cdef enum:
     ACTION_LOCAL = 2  # worker.upcalls.Action
     ACCEPT_QUANTUM = 64
-    FIRST_EPHEMERAL = 49152  # RFC 6335 section 6
 
 
 cdef int start_connect(int fd, const Addr* host, uint16_t port) noexcept nogil:
@@ -135,40 +135,34 @@ cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept
         )
 
 
-cdef bint choose_peer(Core* core, FlowKey* key, const Addr* client, uint16_t port) noexcept nogil:
-    """The address by which the guest sees a client: its own where that can be; False: no port is free."""
+cdef bint choose_port(Core* core, FlowKey* key) noexcept nogil:
+    """Keep the client's port where it has one and no other flow looks the same; False: no port is free."""
     cdef int _
-    cdef bint own = (
-        addr_is_v4(client) and not is_loopback(client) and addr_v4(client)[0] != 0
-        and not addr_in_prefix(client, &core.subnet, core.prefix_bits)
-    )
-    key.peer = client[0] if own else core.gateway_ip
-    key.peer_port = port
-    if table_find(&core.flows, key) == NULL:
+    if key.peer_port != 0 and table_find(&core.flows, key) == NULL:
         return True
     for _ in range(16384):
-        core.next_port = core.next_port + 1 if FIRST_EPHEMERAL <= core.next_port < 65535 else FIRST_EPHEMERAL
-        key.peer_port = core.next_port
+        key.peer_port = next_ephemeral_port(core)
         if table_find(&core.flows, key) == NULL:
             return True
     return False
 
 
-cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* name) noexcept nogil:
+cdef void call_guest(
+    Core* core, int fd, const Addr* guest, uint16_t guest_port, const Addr* client, uint16_t client_port
+) noexcept nogil:
+    """Open a connection to a port of the guest for a host socket, which is ours from now on.
+
+    `client` is as the guest is to see it; port 0: any.
+    """
     cdef FlowKey key
     cdef TcpFlow* flow = NULL
-    cdef Addr client
-    cdef uint16_t port
     memset(&key, 0, sizeof(key))
-    if name.sin_family == AF_INET:
-        from_sockaddr(name, &client, &port)
-    else:
-        client = core.gateway_ip
-        port = FIRST_EPHEMERAL
-    key.guest = listener.guest
-    key.guest_port = listener.guest_port
+    key.guest = guest[0]
+    key.guest_port = guest_port
+    key.peer = client[0]
+    key.peer_port = client_port
     key.proto = FLOW_TCP
-    if choose_peer(core, &key, &client, port):
+    if choose_port(core, &key):
         flow = new_flow(core, &key)
     if flow == NULL:
         reset_on_close(fd)
@@ -178,8 +172,6 @@ cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* na
     flow.from_host = True
     flow.host_writable = True
     set_option(fd, IPPROTO_TCP, TCP_NODELAY, 1)
-    if not is_loopback(&client):
-        set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
     count(core, C_TCP_OPENED_BY_HOST)
     count(core, C_SYSCALLS_CONTROL)
     if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):
@@ -191,14 +183,16 @@ cdef void accepted(Core* core, Listener* listener, int fd, const sockaddr_in* na
 
 cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:
     """Take connections of a forwarded port; what is left waits for the next turn."""
-    cdef sockaddr_in name
+    cdef SocketName name
+    cdef Addr client
+    cdef uint16_t port
     cdef socklen_t length
     cdef int fd
     cdef int _
     for _ in range(ACCEPT_QUANTUM):
         memset(&name, 0, sizeof(name))
         length = sizeof(name)
-        fd = accept4(listener.fd, <sockaddr*>&name, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
+        fd = accept4(listener.fd, &name.any, &length, SOCK_NONBLOCK | SOCK_CLOEXEC)
         count(core, C_SYSCALLS_CONTROL)
         if fd < 0:
             if errno == ECONNABORTED or errno == EINTR:
@@ -206,5 +200,12 @@ cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:
             listener.readable = False
             ready_rearm(&core.ready, listener.fd, READY_IN)
             return
-        accepted(core, listener, fd, &name)
+        if from_name(&name, &client, &port):
+            if not is_loopback(&client):
+                set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+            client = client_as_seen(core, &client, listener.keep_source)
+        else:  # of a unix socket, whose clients have no address
+            client = core.gateway_ip
+            port = 0
+        call_guest(core, fd, &listener.guest, listener.guest_port, &client, port)
     list_add(&core.listener_queue, &listener.host_queue)

@@ -13,9 +13,10 @@ Errors of the network come back through the socket's error queue and go to the g
 from libc.errno cimport EAGAIN, EMSGSIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 from posix.unistd cimport close
 
+from worker.clients cimport client_as_seen, next_ephemeral_port
 from worker.core cimport (
     FLOW_UDP, TAG_UDP, Listener, count, count_by, token_of,
 )
@@ -28,8 +29,8 @@ from worker.datagrams cimport (
 )
 from worker.flow_table cimport table_find, table_insert, table_remove
 from worker.hostio cimport (
-    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, from_sockaddr, moorage_prepare,
-    sendto, sockaddr, sockaddr_in, socket, to_sockaddr,
+    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SocketName, from_name,
+    moorage_prepare, name_length, sendto, socket, to_sockaddr,
 )
 from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.link.output cimport out_commit, out_fifo_room, out_pending, out_reserve
@@ -39,7 +40,7 @@ from worker.readiness cimport (
 )
 from worker.socket_errors cimport HostError, errors_enable, errors_next
 from worker.timers cimport wheel_arm, wheel_disarm
-from worker.wire.addr cimport addr_eq, addr_from_v4, addr_in_prefix, addr_is_v4, is_loopback
+from worker.wire.addr cimport addr_eq, addr_from_v4, is_loopback
 from worker.wire.checksum cimport csum_add, csum_fold
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
 from worker.wire.icmp cimport ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE
@@ -52,7 +53,6 @@ cdef enum:
     MAX_SEND_TRIES = 3
     HEADERS_ROOM = 4096  # for the headers of a datagram's fragments at the smallest MTU
     SERVE_QUANTUM = 64
-    FIRST_EPHEMERAL = 49152
     FALLBACK_MTU = 1280  # told to a guest whose datagram is too big for a path that does not say its MTU
 
 
@@ -233,7 +233,7 @@ cdef void udp_carry(
     touch(core, flow)
     flow.sent += 1
     core.sender = flow
-    to_sockaddr(&batch.names[batch.count], &verdict.host, verdict.host_port)
+    to_sockaddr(&batch.names[batch.count].v4, &verdict.host, verdict.host_port)
     batch.payloads[batch.count] = u.payload
     batch.lengths[batch.count] = u.length
     core.sending_headers[batch.count] = ip.header
@@ -295,11 +295,11 @@ cdef void udp_batch_done(Core* core) noexcept nogil:
 
 cdef void udp_to_client(Core* core, UdpFlow* flow, const UdpView* u) noexcept nogil:
     """The guest answers a client of a forwarded port."""
-    cdef sockaddr_in name
     cdef ssize_t n
     touch(core, flow)
-    to_sockaddr(&name, &flow.client, flow.client_port)
-    n = sendto(flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, <sockaddr*>&name, sizeof(name))
+    n = sendto(
+        flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, &flow.client.any, name_length(&flow.client)
+    )
     count(core, C_SYSCALLS_HOST_SEND)
     if n < 0:
         count(core, C_UDP_SEND_ERRORS)
@@ -371,7 +371,8 @@ cdef bint read_mapping(Core* core, UdpFlow* flow) noexcept nogil:
     cdef int n = receive(core, flow, flow.fd, &flow.largest)
     cdef int i
     for i in range(n):
-        from_sockaddr(&core.received.names[i], &peer, &port)
+        if not from_name(&core.received.names[i], &peer, &port):
+            continue
         peer = seen_by_guest(core, &peer)
         carry_to_guest(core, flow, &peer, port, i)
     if n > 0:
@@ -393,50 +394,42 @@ cdef void carry_to_guest(Core* core, UdpFlow* flow, const Addr* src, uint16_t sp
     )
 
 
-cdef UdpFlow* client_flow(Core* core, Listener* listener, const Addr* client, uint16_t port) noexcept nogil:
-    """The flow of a client of a forwarded port, made when it is new."""
+cdef UdpFlow* client_flow(Core* core, Listener* listener, const SocketName* name) noexcept nogil:
+    """The flow of a client of a forwarded port, made when it is new; NULL: it cannot be."""
     cdef FlowKey key
+    cdef Addr client
     cdef UdpFlow* flow
     cdef int _
-    cdef bint own = addr_is_v4(client) and not is_loopback(client) and not addr_in_prefix(
-        client, &core.subnet, core.prefix_bits
-    )
     memset(&key, 0, sizeof(key))
+    if not from_name(name, &client, &key.peer_port):
+        return NULL
     key.guest = listener.guest
     key.guest_port = listener.guest_port
     key.proto = FLOW_UDP
-    key.peer = client[0] if own else core.gateway_ip
-    key.peer_port = port
+    key.peer = client_as_seen(core, &client, listener.keep_source)
     for _ in range(64):
         flow = <UdpFlow*>table_find(&core.flows, &key)
         if flow == NULL:
             break
-        if flow.listener == listener and flow.client_port == port and addr_eq(&flow.client, client):
+        if flow.listener == listener and memcmp(&flow.client, name, name_length(name)) == 0:
             return flow
-        core.next_port = core.next_port + 1 if FIRST_EPHEMERAL <= core.next_port < 65535 else FIRST_EPHEMERAL
-        key.peer_port = core.next_port
+        key.peer_port = next_ephemeral_port(core)
     flow = new_flow(core, &key)
     if flow != NULL:
         flow.listener = listener
         flow.fd = listener.fd
-        flow.client = client[0]
-        flow.client_port = port
+        flow.client = name[0]
         listener.clients += 1
     return flow
 
 
 cdef bint udp_read_listener(Core* core, Listener* listener) noexcept nogil:
     """Carry what clients sent to a forwarded port; True: there may be more."""
-    cdef Addr client
-    cdef uint16_t port
     cdef UdpFlow* flow
     cdef int n = receive(core, NULL, listener.fd, &listener.largest)
     cdef int i
     for i in range(n):
-        if core.received.names[i].sin_family != AF_INET:
-            continue
-        from_sockaddr(&core.received.names[i], &client, &port)
-        flow = client_flow(core, listener, &client, port)
+        flow = client_flow(core, listener, &core.received.names[i])
         if flow != NULL:
             touch(core, flow)
             carry_to_guest(core, flow, &flow.head.key.peer, flow.head.key.peer_port, i)

@@ -13,6 +13,7 @@ from proto.errors import RequestFailed
 from proto.fdpass import FdChannel
 from proto.messages import (
     AddForward,
+    CallGuest,
     Empty,
     Failure,
     GetStats,
@@ -39,10 +40,16 @@ class Forwards:
     """Takes forwards like the engine."""
 
     def __init__(self) -> None:
-        self.listeners: dict[int, tuple[int, int, bytes, int]] = {}
+        self.listeners: dict[int, tuple[int, int, bytes, int, bool]] = {}
+        self.calls: list[tuple[int, bytes, int]] = []
 
-    def add_listener(self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int) -> None:
-        self.listeners[forward_id] = (fd, proto, guest_ip, guest_port)
+    def add_listener(
+        self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
+    ) -> None:
+        self.listeners[forward_id] = (fd, proto, guest_ip, guest_port, keep_source)
+
+    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int) -> None:
+        self.calls.append((fd, guest_ip, guest_port))
 
     def remove_listener(self, forward_id: int) -> None:
         os.close(self.listeners.pop(forward_id)[0])
@@ -148,15 +155,29 @@ def test_the_supervisor_updates_the_network_and_ends_the_worker(tmp_path: Path) 
 def test_a_forward_arrives_with_its_socket_and_goes_again(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         with socket.socket() as listener:
-            await scene.channel.asend(AddForward(7, "udp", "10.0.0.2", 80), [listener.fileno()])
+            await scene.channel.asend(AddForward(7, "udp", "10.0.0.2", 80, "gateway"), [listener.fileno()])
             assert (await scene.channel.arecv())[0] == Empty()
             fd, *rest = scene.engine.listeners[7]
             assert os.fstat(fd).st_ino == os.fstat(listener.fileno()).st_ino
-            assert rest == [17, widen(pack_ipv4("10.0.0.2")), 80]
+            assert rest == [17, widen(pack_ipv4("10.0.0.2")), 80, False]
         assert await scene.ask(RemoveForward(7)) == Empty()
         with pytest.raises(RequestFailed) as unknown:
             await scene.ask(RemoveForward(7))
         assert unknown.value.failure.code == "not-found"
+
+    play(tmp_path, scenario)
+
+
+def test_a_socket_to_join_to_the_guest_arrives(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            await scene.channel.asend(CallGuest("10.0.0.2", 22), [theirs.fileno()])
+            assert (await scene.channel.arecv())[0] == Empty()
+            fd, *rest = scene.engine.calls[0]
+            assert os.fstat(fd).st_ino == os.fstat(theirs.fileno()).st_ino
+            assert rest == [widen(pack_ipv4("10.0.0.2")), 22]
+            os.close(fd)
 
     play(tmp_path, scenario)
 
@@ -168,6 +189,7 @@ def test_bad_forwards_are_refused_and_leave_no_descriptor_behind(tmp_path: Path)
             for message, fds in (
                 (AddForward(7, "tcp", "10.0.0.256", 80), [listener.fileno()]),
                 (AddForward(7, "tcp", "10.0.0.2", 80), []),
+                (CallGuest("gateway", 80), [listener.fileno()]),
                 (AddForward(7, "tcp", "10.0.0.2", 80), [listener.fileno()] * 2),
                 (GetStats(), [listener.fileno()]),
             ):
