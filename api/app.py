@@ -70,7 +70,9 @@ def on_http_error(error: HTTPException) -> Response:
 def on_moorage_error(error: MoorageError) -> Response:
     """Errors of the conversation with the supervisor."""
     if isinstance(error, RequestFailed):
-        return error_response(STATUS_OF_FAILURE[error.failure.code], error.failure.code, error.failure.message)
+        failure = error.failure
+        told = [failure.message, failure.detail] if request.path.startswith("/v1/") else [failure.message]
+        return error_response(STATUS_OF_FAILURE[failure.code], failure.code, ": ".join(filter(None, told)))
     if isinstance(error, RequestTimeout):
         log.warning("%s %s: the supervisor does not answer: %s", request.method, request.path, error)
         return error_response(503, "unavailable", "the Moorage supervisor does not answer; try again in a moment")

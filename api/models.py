@@ -10,6 +10,7 @@ from flask import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from proto import messages
+from proto.messages import ForwardProtocol, ForwardSource
 
 Address = Annotated[str, Field(min_length=2, max_length=300)]
 
@@ -128,9 +129,16 @@ class NetworkList(Body):
 class ForwardRequest(Body):
     """A port of the host to forward to a VM."""
 
-    local: Address = Field(examples=["127.0.0.1:8080"], description="`HOST:PORT` to listen on; no host: all addresses")
-    remote: Address = Field(examples=["192.168.127.2:80"], description="`IP:PORT` of the VM")
-    protocol: Literal["tcp", "udp"] = "tcp"
+    local: Address = Field(
+        examples=["127.0.0.1:8080"],
+        description="`HOST:PORT` to listen on, without a host on all addresses, port 0: any free one; of `unix` a path",
+    )
+    remote: Address = Field(
+        examples=["192.168.127.2:80"],
+        description="`IP:PORT` or `NAME:PORT` of the VM; of `unix` `tcp://IP:PORT` or "
+        "`ssh-tunnel://USER@IP:PORT/PATH?key=FILE`",
+    )
+    protocol: ForwardProtocol = "tcp"
     network: str = Field(default="default", max_length=100)
     vm: str = Field(
         default="",
@@ -138,17 +146,21 @@ class ForwardRequest(Body):
         description="The VM that is meant, by id or MAC; empty: whichever has the address. Must be said on an isolated "
         "network. A forward to an id is not kept when the service restarts, as ids begin anew",
     )
+    source: ForwardSource | None = Field(
+        default=None, description="Whose address the VM sees; default: as the service is configured, which is `keep`"
+    )
 
 
 class Forward(Body):
     """A forwarded port."""
 
-    local: str
+    local: str = Field(description="What `DELETE` takes; port 0 is replaced by the one allocated")
     remote: str
-    protocol: Literal["tcp", "udp"]
+    protocol: ForwardProtocol
     network: str
+    source: ForwardSource
     bound: str = Field(description="The address in fact listened on")
-    vm: str | None = Field(description="The VM that serves it; null while no VM has the address")
+    vm: str | None = Field(description="The VM that serves it; null while no VM has the address, and over SSH")
     asked_vm: str | None = Field(description="The VM that was asked for, by id or MAC; null: whichever has the address")
 
     @classmethod
@@ -159,6 +171,7 @@ class Forward(Body):
             remote=forward.remote,
             protocol=forward.protocol,
             network=forward.network,
+            source=forward.source,
             bound=forward.bound,
             vm=forward.vm_id or None,
             asked_vm=forward.vm or None,

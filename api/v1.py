@@ -62,27 +62,24 @@ def list_networks() -> NetworkList:
 
 @operations.add("GET", "/forwards", answer=ForwardList)
 def list_forwards() -> ForwardList:
-    """List the forwarded ports."""
+    """List the forwarded ports and unix sockets."""
     forwards = ask(messages.ListForwards(), messages.Forwards).forwards
     return ForwardList(forwards=[Forward.of(forward) for forward in forwards])
 
 
 @operations.add("POST", "/forwards", body=ForwardRequest, answer=Forward, status=201, errors=(400, 404, 409, 503))
 def add_forward() -> Forward:
-    """Forward a port of the host to a VM."""
+    """Forward a port or a unix socket of the host to a VM."""
     wanted = read_body(ForwardRequest)
-    question = messages.Expose(wanted.local, wanted.remote, wanted.protocol, wanted.network, wanted.vm)
-    try:
-        return Forward.of(ask(question, messages.Forward))
-    except RequestFailed as error:
-        if error.failure.code != "conflict":
-            raise
-        raise RequestFailed.because("conflict", taken(wanted, error.failure.message)) from error
+    question = messages.Expose(
+        wanted.local, wanted.remote, wanted.protocol, wanted.network, wanted.vm, wanted.source
+    )
+    return Forward.of(ask(question, messages.Forward))
 
 
 @operations.add("DELETE", "/forwards", query={"local": None, "protocol": "tcp"}, errors=(400, 404, 503))
 def remove_forward() -> None:
-    """Stop forwarding a port; its live connections go on."""
+    """Stop a forward; its live connections go on."""
     local = request.args.get("local")
     if not local:
         raise RequestFailed.because("bad-request", "the query parameter local is missing: which forward?")
@@ -104,15 +101,6 @@ def list_leases() -> LeaseList:
 def openapi() -> Response:
     """This API's OpenAPI document."""
     return jsonify(operations.document())
-
-
-def taken(wanted: ForwardRequest, otherwise: str) -> str:
-    """Who holds the port that is wanted; `otherwise` if it was given up in the meantime."""
-    for forward in ask(messages.ListForwards(), messages.Forwards).forwards:
-        if (forward.local, forward.protocol) == (wanted.local, wanted.protocol):
-            where = f"{forward.remote} on network {forward.network}"
-            return f"{forward.protocol} {forward.local} is already forwarded to {where}; DELETE that forward first"
-    return otherwise
 
 
 def read_body(kind: type[BodyT]) -> BodyT:

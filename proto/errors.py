@@ -47,6 +47,6 @@ class RequestFailed(ChannelError):
         self.failure = failure
 
     @classmethod
-    def because(cls, code: FailureCode, message: str) -> RequestFailed:
+    def because(cls, code: FailureCode, message: str, detail: str = "") -> RequestFailed:
         """The usual way to refuse a request."""
-        return cls(Failure(code, message))
+        return cls(Failure(code, message, detail))

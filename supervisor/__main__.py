@@ -48,6 +48,11 @@ OPEN_FILES = 262_144
     metavar="NAME=CIDR",
     help="One more network, beside the default one. Repeatable. Its other settings are in the configuration file.",
 )
+@click.option(
+    "--forward-source",
+    metavar="WHOSE",
+    help="Whose address a guest sees on forwarded ports: keep, the client's own, or gateway. Default: keep.",
+)
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file with the names of these flags as keys.")
 @click.option("--runtime-dir", metavar="DIR", help="Sockets. Default: $RUNTIME_DIRECTORY, else /run/moorage for root.")
 @click.option("--state-dir", metavar="DIR", help="State. Default: $STATE_DIRECTORY, else /var/lib/moorage for root.")

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from proto.messages import NetworkMode
+from proto.messages import ForwardSource, NetworkMode
 from supervisor.attach.kinds import ListenerSpec, parse_listener
 from supervisor.attach.options import DEFAULT_NETWORK
 from supervisor.endpoints import StreamEndpoint, parse_endpoint
@@ -118,6 +118,7 @@ class Settings(BaseModel):
     network: tuple[Annotated[tuple[str, IPv4Network], BeforeValidator(_subnet_of)], ...] = ()
     """Networks by name and subnet; goes before what `networks` says of the subnet."""
     networks: dict[Annotated[str, AfterValidator(_name)], NetworkSettings] = {}
+    forward_source: ForwardSource = "keep"
     runtime_dir: Path | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

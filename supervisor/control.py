@@ -11,7 +11,7 @@ import psutil
 from proto import messages
 from proto.codec import Message
 from proto.errors import RequestFailed
-from supervisor.forwards import Forwards
+from supervisor.forwards.table import Forwards
 from supervisor.networks import GATEWAY_MAC, Network
 from supervisor.vms import Vm, Vms
 

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, ip_address
+from ipaddress import AddressValueError, IPv4Address, ip_address
 
 from proto import messages
 from proto.errors import RequestFailed
@@ -122,6 +122,21 @@ class Network:
         realm = self._realms.get("" if self.is_shared else vm_id)
         return realm.holder(ip, now) if realm is not None else ""
 
+    def address_of(self, host: str, now: float, vm_id: str = "") -> str:
+        """The IPv4 address of a host of this network: itself, a guest's by its DHCP host name, or a zone's record;
+        empty: there is none. With `vm_id` no other VM's name counts."""
+        if _is_ipv4(host):
+            return host
+        name = host.rstrip(".").lower()
+        for lease in self.leases(now):
+            if lease.hostname.lower() == name and vm_id in ("", lease.vm_id):
+                return lease.ip
+        for zone in self.zones:
+            for record in zone.records:
+                if record.name and f"{record.name}.{zone.name}".rstrip(".").lower() == name and _is_ipv4(record.ip):
+                    return record.ip
+        return ""
+
     def forget(self, vm_id: str) -> None:
         """A VM is gone."""
         if self.is_shared:
@@ -175,6 +190,14 @@ class Network:
         zones = {name: Zone(name, records) for name in DEFAULT_ZONES}
         zones |= {zone.name: zone for zone in self._state.zones(self.name)}
         return tuple(zones.values())
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        IPv4Address(text)
+    except AddressValueError:
+        return False
+    return True
 
 
 def _check_zone(zone: Zone) -> None:

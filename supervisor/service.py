@@ -21,7 +21,7 @@ from supervisor.children import Zygote
 from supervisor.config import Settings
 from supervisor.control import Control
 from supervisor.endpoints import StreamEndpoint, TcpEndpoint, UnixEndpoint
-from supervisor.forwards import Forwards
+from supervisor.forwards.table import Forwards
 from supervisor.networks import Network
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
 from supervisor.resolver import HostResolver, ResolverWatch
@@ -79,12 +79,7 @@ class Service:
         endpoints = self._settings.api
         if endpoints is None:
             endpoints = (UnixEndpoint(str(self._runtime / "api.sock")), TcpEndpoint("127.0.0.1", DEFAULT_API_PORT))
-        env = {
-            "MOORAGE_RUNTIME_DIR": str(self._runtime),
-            "MOORAGE_LOG_LEVEL": self._settings.log_level,
-            "MOORAGE_LOG_FORMAT": self._settings.log_format,
-        }
-        api = ApiServer(endpoints, env)
+        api = ApiServer(endpoints, {"MOORAGE_RUNTIME_DIR": str(self._runtime), **self._logging_env()})
         stack.callback(api.close)
         return api
 
@@ -125,8 +120,13 @@ class Service:
             vm = vms.named(network, meant)
             return vm if vm is not None and network.holder(ip, time.time(), vm.id) == vm.id else None
 
-        forwards = Forwards(state, vms, find_vm)
-        stack.callback(forwards.close)
+        def find_address(name: str, host: str, meant: str) -> str:
+            network = networks.get(name)
+            vm = vms.named(network, meant) if network is not None and meant else None
+            return network.address_of(host, time.time(), vm.id if vm is not None else "") if network is not None else ""
+
+        forwards = Forwards(state, vms, find_vm, find_address, self._settings.forward_source, self._logging_env())
+        stack.push_async_callback(forwards.close, PATIENCE)
         stack.push_async_callback(vms.stop, PATIENCE)
         worker_messages = WorkerMessages(vms, forwards, events)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
@@ -149,6 +149,10 @@ class Service:
         await zygote.wait_ready()
         for listener, name in listeners:
             listener.start(functools.partial(vms.attach, networks[name]))
+
+    def _logging_env(self) -> dict[str, str]:
+        """How children that are not workers learn what to log."""
+        return {"MOORAGE_LOG_LEVEL": self._settings.log_level, "MOORAGE_LOG_FORMAT": self._settings.log_format}
 
     def _endpoint(self, stack: AsyncExitStack, name: str) -> str:
         """A ZeroMQ endpoint in the runtime directory, whose file goes when the service stops."""

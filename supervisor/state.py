@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from proto.messages import Forward, Lease, Zone
 from supervisor.errors import StartError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = """
 CREATE TABLE leases (
     network TEXT NOT NULL, mac TEXT NOT NULL, ip TEXT NOT NULL, hostname TEXT NOT NULL,
@@ -24,7 +24,7 @@ CREATE TABLE leases (
 ) STRICT;
 CREATE TABLE forwards (
     protocol TEXT NOT NULL, local TEXT NOT NULL, remote TEXT NOT NULL, network TEXT NOT NULL,
-    vm TEXT NOT NULL DEFAULT '',
+    vm TEXT NOT NULL DEFAULT '', source TEXT NOT NULL DEFAULT 'keep',
     PRIMARY KEY (protocol, local)
 ) STRICT;
 CREATE TABLE zones (
@@ -32,7 +32,10 @@ CREATE TABLE zones (
     PRIMARY KEY (network, name)
 ) STRICT;
 """
-UPGRADES = {1: "ALTER TABLE forwards ADD COLUMN vm TEXT NOT NULL DEFAULT '';"}
+UPGRADES = {
+    1: "ALTER TABLE forwards ADD COLUMN vm TEXT NOT NULL DEFAULT '';",
+    2: "ALTER TABLE forwards ADD COLUMN source TEXT NOT NULL DEFAULT 'keep';",
+}
 """What makes the schema of a release before into the one after it."""
 BUSY_TIMEOUT = 1.0
 """s; only a backup or a curious shell competes for the file."""
@@ -78,14 +81,14 @@ class State:
 
     def forwards(self) -> list[Forward]:
         """All forwards, in the order they were added."""
-        rows = self._db.execute("SELECT local, remote, protocol, network, vm FROM forwards ORDER BY rowid")
+        rows = self._db.execute("SELECT local, remote, protocol, network, vm, source FROM forwards ORDER BY rowid")
         return [Forward(*row) for row in rows]
 
     def save_forward(self, forward: Forward) -> None:
         """Remember a forward."""
         self._write(
-            "INSERT OR REPLACE INTO forwards (protocol, local, remote, network, vm) VALUES (?, ?, ?, ?, ?)",
-            (forward.protocol, forward.local, forward.remote, forward.network, forward.vm),
+            "INSERT OR REPLACE INTO forwards (protocol, local, remote, network, vm, source) VALUES (?, ?, ?, ?, ?, ?)",
+            (forward.protocol, forward.local, forward.remote, forward.network, forward.vm, forward.source),
         )
 
     def delete_forward(self, protocol: str, local: str) -> None:

@@ -25,6 +25,8 @@ from proto.counters import lasting
 from proto.errors import ChannelError, CodecError, RequestFailed
 from proto.fdpass import FdChannel
 from proto.messages import (
+    AddForward,
+    CallGuest,
     Failure,
     GetStats,
     Shutdown,
@@ -45,6 +47,8 @@ UPDATE_TIMEOUT = 2.0
 """s for a worker to take over a changed network."""
 MAX_WARNINGS = 16
 """Of one VM, about what it uses and should not."""
+PASS_TIMEOUT = 2.0
+"""s for a worker to take a descriptor."""
 REASON_PATIENCE = 0.5
 """s for the `LinkClosed` of a worker that has already ended; it travels on another socket."""
 
@@ -64,6 +68,8 @@ class Worker:
         self.is_ready = False
         """It said hello and has not ended."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.passing = asyncio.Lock()
+        """Held by who gives it a descriptor."""
 
 
 class Vm:
@@ -195,6 +201,20 @@ class Vms:
             return asking.result()
         finally:
             asking.cancel()
+
+    async def pass_descriptor(self, vm: Vm, worker: Worker, message: AddForward | CallGuest, fd: int) -> bool:
+        """Give a worker a duplicate of `fd`; False: it cannot take it."""
+        try:
+            async with asyncio.timeout(PASS_TIMEOUT), worker.passing:
+                await worker.channel.asend(message, [fd])
+        except TimeoutError:
+            log.error("the worker of %s takes no descriptors; killed", vm.id)
+            self.kill(worker)
+            return False
+        except (OSError, EOFError) as error:
+            log.info("the worker of %s cannot take %s: %s", vm.id, type(message).__name__, error)
+            return False
+        return True
 
     async def refresh_counters(self, patience: float) -> None:
         """Ask all workers for their counters now; of those that do not answer in time, the last told stay."""

@@ -11,7 +11,7 @@ from proto.channels import EventPublisher
 from proto.codec import Message
 from proto.errors import RequestFailed
 from proto.messages import GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
-from supervisor.forwards import Forwards
+from supervisor.forwards.table import Forwards
 from supervisor.vms import Vm, Vms
 
 log = logging.getLogger(__name__)

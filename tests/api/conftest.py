@@ -65,9 +65,9 @@ class CannedSupervisor:
             raise RequestFailed.because("bad-request", f"no answer to {type(question).__name__} in this test")
         return answer
 
-    def refuse(self, question: type, code: Any, message: str) -> None:
+    def refuse(self, question: type, code: Any, message: str, detail: str = "") -> None:
         """Answer that class of question with a `Failure`."""
-        self.answers[question] = messages.Failure(code, message)
+        self.answers[question] = messages.Failure(code, message, detail)
 
 
 @pytest.fixture

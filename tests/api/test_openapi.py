@@ -34,6 +34,6 @@ def test_operations_carry_their_parameters_bodies_and_errors(client: FlaskClient
         "schema": {"type": "string"},
     }
     create = paths["/v1/forwards"]["post"]
-    assert create["summary"] == "Forward a port of the host to a VM"
+    assert create["summary"] == "Forward a port or a unix socket of the host to a VM"
     assert create["responses"].keys() == {"201", "400", "404", "409", "503"}
     assert create["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/ForwardRequest")

@@ -78,6 +78,7 @@ def test_a_forward_is_made_listed_and_removed(supervisor: CannedSupervisor, clie
         "remote": "192.168.127.2:6443",
         "protocol": "tcp",
         "network": "default",
+        "source": "keep",
         "bound": "0.0.0.0:6443",
         "vm": "vm-1",
         "asked_vm": None,
@@ -106,12 +107,12 @@ def test_the_supervisors_refusal_becomes_a_status_and_keeps_its_sentence(
 
 
 def test_a_taken_port_is_409_and_names_what_holds_it(supervisor: CannedSupervisor, client: FlaskClient) -> None:
-    supervisor.refuse(messages.Expose, "conflict", "proxy already running for tcp on :6443")
+    supervisor.refuse(messages.Expose, "in-use", "listen tcp :6443: bind: address already in use", "held by nginx")
     answer = client.post("/v1/forwards", json={"local": ":6443", "remote": "192.168.127.9:1"})
     assert answer.status_code == 409
     assert answer.get_json() == {
-        "code": "conflict",
-        "message": "tcp :6443 is already forwarded to 192.168.127.2:6443 on network default; DELETE that forward first",
+        "code": "in-use",
+        "message": "listen tcp :6443: bind: address already in use: held by nginx",
     }
 
 
@@ -120,7 +121,10 @@ def test_a_taken_port_is_409_and_names_what_holds_it(supervisor: CannedSuperviso
     [
         (b'{"local":":1"}', "remote: Field required"),
         (b'{"local":":1","remote":"192.168.127.2:1","colour":"red"}', "colour: Extra inputs are not permitted"),
-        (b'{"local":":1","remote":"192.168.127.2:1","protocol":"sctp"}', "protocol: Input should be 'tcp' or 'udp'"),
+        (
+            b'{"local":":1","remote":"192.168.127.2:1","protocol":"sctp"}',
+            "protocol: Input should be 'tcp', 'udp' or 'unix'",
+        ),
     ],
 )
 def test_a_bad_body_names_the_key_and_what_was_expected(client: FlaskClient, body: bytes, message: str) -> None:
