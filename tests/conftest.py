@@ -9,7 +9,7 @@ from collections.abc import Generator
 import pytest
 
 IN_CI = os.environ.get("CI") == "true"
-GUEST_TOOLS = ("ip", "busybox", "qemu-system-x86_64", "cpio", "gcc", "curl")
+GUEST_TOOLS = ("ip", "busybox", "qemu-system-x86_64", "cpio", "gcc", "curl", "ssh", "sshd")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,0 +1,144 @@
+"""ssh and scp from the host to a guest with a real sshd, and unix sockets of the guest carried over SSH."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import socketserver
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guests.namespace import NamespaceGuest
+from tests.guests.service import Attach, Service
+from tests.guests.sshd import SshServer, make_server, sshd
+
+pytestmark = pytest.mark.guest
+
+SIZE = 100_000_000
+PROXY = Path(__file__).parents[1] / "guests" / "proxy_command.py"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> SshServer:
+    return make_server(tmp_path)
+
+
+@pytest.fixture
+def guest(service: Service, attach: Attach) -> NamespaceGuest:
+    guest = attach(service)
+    guest.configure()
+    return guest
+
+
+@contextlib.contextmanager
+def exposed(service: Service, local: str, remote: str, protocol: str) -> Iterator[None]:
+    service.expose(local, remote, protocol)
+    try:
+        yield
+    finally:
+        assert service.request("POST", "/services/forwarder/unexpose", {"local": local, "protocol": protocol})[0] == 200
+
+
+@contextlib.contextmanager
+def engine_api(path: Path) -> Iterator[list[str]]:
+    """A docker-like HTTP API on a unix socket: ``GET /version``, and ``POST /build``, which answers at the body's end.
+
+    Yields the bodies it got.
+    """
+    bodies: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.answer(b'{"Version":"1"}\n')
+
+        def do_POST(self) -> None:
+            bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.answer(b"built\n")
+
+        def answer(self, body: bytes) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def address_string(self) -> str:
+            return "unix"
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Keep the test's output clean."""
+
+    class Server(socketserver.ThreadingUnixStreamServer):
+        daemon_threads = True
+        request_queue_size = 100
+
+    with Server(str(path), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield bodies
+        finally:
+            server.shutdown()
+            thread.join()
+            path.unlink()
+
+
+def on_host(service: Service, *argv: str) -> subprocess.CompletedProcess[str]:
+    done = service.host.run(*argv, timeout=60)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{service.log_text()[-3000:]}"
+    return done
+
+
+def curl(service: Service, sock: Path, path: str, *more: str) -> str:
+    return on_host(
+        service, "curl", "-sS", "--max-time", "40", "--unix-socket", str(sock), *more, f"http://d{path}"
+    ).stdout
+
+
+def test_ssh_and_scp_of_100_mb_pass_a_forwarded_port(
+    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
+) -> None:
+    original, copy, back = (tmp_path / name for name in ("original", "copy", "back"))
+    on_host(service, "sh", "-c", f"head -c {SIZE} /dev/urandom >{original}")
+    with sshd(guest, server), exposed(service, "127.0.0.1:2222", f"{guest.lease.ip}:22", "tcp"):
+        told = on_host(service, "ssh", *server.options("Port=2222"), "root@127.0.0.1", "echo $SSH_CONNECTION")
+        assert told.stdout.split()[0::2] == ["192.168.127.1", guest.lease.ip]
+        on_host(service, "scp", *server.options("Port=2222"), str(original), f"root@127.0.0.1:{copy}")
+        on_host(service, "scp", *server.options("Port=2222"), f"root@127.0.0.1:{copy}", str(back))
+    on_host(service, "cmp", str(original), str(back))
+
+
+def test_ssh_passes_a_forwarded_unix_socket(
+    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
+) -> None:
+    sock = tmp_path / "ssh.sock"
+    with sshd(guest, server), exposed(service, str(sock), f"tcp://{guest.lease.ip}:22", "unix"):
+        assert sock.stat().st_mode & 0o777 == 0o600
+        proxy = f"ProxyCommand={sys.executable} {PROXY} {sock}"
+        told = on_host(service, "ssh", *server.options(proxy), "root@guest", "echo $SSH_CONNECTION; seq 1 100000")
+        assert told.stdout.splitlines()[0].split()[0] == "192.168.127.1"
+        assert told.stdout.splitlines()[1:] == [str(n) for n in range(1, 100001)]
+    assert not sock.exists()
+
+
+def test_an_api_on_a_unix_socket_of_the_guest_is_reached_over_ssh(
+    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
+) -> None:
+    """A context of docker's: the SSH connection is made when first used, shared by all, and made again."""
+    inside, sock = tmp_path / "engine.sock", tmp_path / "docker.sock"
+    remote = f"ssh-tunnel://root@{guest.lease.ip}:22{inside}?key={server.key}"
+    with engine_api(inside) as bodies, exposed(service, str(sock), remote, "unix"):
+        assert sock.stat().st_mode & 0o777 == 0o600
+        with sshd(guest, server):
+            assert curl(service, sock, "/version") == '{"Version":"1"}\n'
+            assert curl(service, sock, "/build", "-d", "x" * 3_000) == "built\n"
+            assert bodies == ["x" * 3_000]
+            many = " & ".join([f"curl -sS --unix-socket {sock} http://d/version"] * 20)
+            assert on_host(service, "sh", "-c", f"({many} & wait) 2>&1").stdout == '{"Version":"1"}\n' * 20
+            assert (tmp_path / "sshd.log").read_text().count("Accepted publickey") == 1
+        with sshd(guest, server):  # the first has ended with its connections, as in a reboot
+            assert curl(service, sock, "/version") == '{"Version":"1"}\n'
