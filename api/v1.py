@@ -71,9 +71,7 @@ def list_forwards() -> ForwardList:
 def add_forward() -> Forward:
     """Forward a port or a unix socket of the host to a VM."""
     wanted = read_body(ForwardRequest)
-    question = messages.Expose(
-        wanted.local, wanted.remote, wanted.protocol, wanted.network, wanted.vm, wanted.source
-    )
+    question = messages.Expose(wanted.local, wanted.remote, wanted.protocol, wanted.network, wanted.vm, wanted.source)
     return Forward.of(ask(question, messages.Forward))
 
 

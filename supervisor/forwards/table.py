@@ -105,9 +105,7 @@ class Forwards:
         for forward in self._state.forwards():
             try:
                 await self._open(
-                    Expose(
-                        forward.local, forward.remote, forward.protocol, forward.network, forward.vm, forward.source
-                    )
+                    Expose(forward.local, forward.remote, forward.protocol, forward.network, forward.vm, forward.source)
                 )
             except RequestFailed as error:
                 log.error("forward %s/%s is not restored: %s", forward.local, forward.protocol, error)
