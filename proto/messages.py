@@ -53,7 +53,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class ZoneRecord:
-    """A name in a DNS zone: exact `name`, or `regexp` on the labels before the zone."""
+    """A name in a DNS zone: exact `name`, or `regexp` (`proto.patterns`) on the labels before the zone."""
 
     ip: str
     name: str = ""
@@ -68,12 +68,15 @@ class Zone:
     """Fully qualified, ending in a dot: ``containers.internal.``"""
     records: tuple[ZoneRecord, ...] = ()
     default_ip: str = ""
-    """Answered for any other name of the zone; empty: such a name does not exist."""
+    """Answered for any other name of the zone; empty: there is none."""
+    authoritative: bool | None = None
+    """Whether other names of the zone do not exist (True) or are the upstreams' to answer; None: by its name and
+    contents (`worker.services.dns_zones`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A DNS server of the host's resolver configuration."""
+    """A DNS server that is asked what no zone answers."""
 
     address: str
     port: int = 53
@@ -95,6 +98,10 @@ class Network:
     zones: tuple[Zone, ...] = ()
     search_domains: tuple[str, ...] = ()
     upstreams: tuple[Upstream, ...] = ()
+    domain_upstreams: dict[str, tuple[Upstream, ...]] = field(default_factory=dict)
+    """Domain, ending in a dot -> the servers for it and what is below; the longest domain wins."""
+    hosts: dict[str, str] = field(default_factory=dict)
+    """Host name (one label, lower case) -> its address; they are answered as ``HOST.NETWORK.internal.``"""
     nat: dict[str, str] = field(default_factory=dict)
     """Guest-side address -> host-side address, such as ``{"192.168.127.254": "127.0.0.1"}``."""
 

@@ -22,7 +22,7 @@ from worker.services import icmp
 from worker.services.arp import ArpResponder
 from worker.services.dhcp import SERVER_PORT, DhcpServer, Exchange, Refused
 from worker.services.dns import Answered, DnsServer, Query
-from worker.services.dns_upstream import UpstreamResolver
+from worker.services.dns_resolver import Resolver
 from worker.services.frames import ETHERTYPE_ARP, Datagram, ethertype, pull_ipv4, pull_udp
 from worker.services.icmp import IcmpResponder
 from worker.services.ntp import NtpServer
@@ -74,8 +74,8 @@ class Gateway:
         stands_for = {self._gateway, pack_ipv4(network.host_ip), *policy.nat}
         self._arp = ArpResponder(pack_mac(network.gateway_mac), frozenset(stands_for))
         self._dhcp = DhcpServer(network, vm_id)
-        self._dns = DnsServer(network.zones)
-        self._upstreams = UpstreamResolver(network.upstreams)
+        self._dns = DnsServer(network)
+        self._resolver = Resolver(loop, network)
         self._icmp = IcmpResponder(network.gateway_mac, network.gateway_ip, network.mtu)
         self._ping = PingRelay(loop, self._icmp, engine.send_frame)
         self._ntp = NtpServer()
@@ -86,14 +86,14 @@ class Gateway:
         self._udp_services = {DNS_PORT: self._on_dns, SERVER_PORT: self._on_dhcp, NTP_PORT: self._on_ntp}
 
     def update(self, network: Network) -> None:
-        """Zones, upstreams, search domains changed."""
+        """Zones, hosts, upstreams, search domains changed."""
         self._dhcp.update(network)
-        self._dns.update(network.zones)
-        self._upstreams.upstreams = network.upstreams
+        self._dns.update(network)
+        self._resolver.update(network)
 
     def counters(self) -> dict[str, int]:
         """Of all services."""
-        services = (self._arp, self._dhcp, self._dns, self._upstreams, self._icmp, self._ping, self._ntp)
+        services = (self._arp, self._dhcp, self._dns, self._resolver, self._icmp, self._ping, self._ntp)
         merged = dict(self._counters)
         for service in services:
             merged |= service.counters
@@ -103,6 +103,7 @@ class Gateway:
         """Give up on everything under way."""
         for task in self._tasks:
             task.cancel()
+        self._resolver.close()
         self._ping.close()
 
     def on_frame(self, frame: bytes) -> None:
@@ -218,8 +219,7 @@ class Gateway:
             self._start(self._forward_dns(datagram, decision.query))
 
     async def _forward_dns(self, datagram: Datagram, query: Query) -> None:
-        answer = await self._upstreams.resolve(query.wire, query.question)
-        self._answer(datagram, self._dns.fit(query, answer))
+        self._answer(datagram, self._dns.fit(query, await self._resolver.resolve(query)))
 
     async def _serve_dns_stream(self, sock: socket.socket) -> None:
         """Answer one client's queries, in their order, until it is done or idle."""
@@ -240,8 +240,7 @@ class Gateway:
                 if isinstance(decision, Answered):
                     answer = decision.wire
                 else:
-                    query = decision.query
-                    answer = self._dns.fit(query, await self._upstreams.resolve(query.wire, query.question))
+                    answer = self._dns.fit(decision.query, await self._resolver.resolve(decision.query))
                 writer.write(len(answer).to_bytes(2, "big") + answer)
                 async with asyncio.timeout(DNS_STREAM_TIMEOUT):
                     await writer.drain()

@@ -1,62 +1,22 @@
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 
 import dns.message
 import dns.rcode
 import pytest
 
 from proto.messages import Upstream
+from tests.worker.services.fake_upstream import answers, respond, silent, upstream
 from worker.services import dns_upstream
-from worker.services.dns_upstream import UpstreamResolver, is_answer
+from worker.services.dns_upstream import UpstreamClient, is_answer
 
 QUERY = dns.message.make_query("example.com.", "A").to_wire()
 QUESTION = QUERY[12:]
 
-Behaviour = Callable[[bytes], list[bytes]]
-"""Query -> datagrams sent back."""
-
-
-def respond(query: bytes, rcode: int = 0, flags: int = 0x8180, tail: bytes = b"") -> bytes:
-    return query[:2] + (flags | rcode).to_bytes(2, "big") + b"\0\1" + bytes(6) + query[12:] + tail
-
-
-def answers(query: bytes) -> list[bytes]:
-    return [respond(query)]
-
-
-def silent(query: bytes) -> list[bytes]:
-    return []
-
-
-class _Server(asyncio.DatagramProtocol):
-    def __init__(self, behaviour: Behaviour) -> None:
-        self.behaviour = behaviour
-        self.queries: list[tuple[bytes, int]] = []
-
-    def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]
-        self.transport = transport
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        self.queries.append((data, addr[1]))
-        for datagram in self.behaviour(data):
-            self.transport.sendto(datagram, addr)
-
-
-@asynccontextmanager
-async def upstream(behaviour: Behaviour) -> AsyncIterator[tuple[Upstream, _Server]]:
-    loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: _Server(behaviour), ("127.0.0.1", 0))
-    try:
-        yield Upstream("127.0.0.1", transport.get_extra_info("sockname")[1]), server
-    finally:
-        transport.close()
-
 
 @pytest.fixture(autouse=True)
 def shorter_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dns_upstream, "DEADLINE", 0.5)
+    monkeypatch.setattr(dns_upstream, "PATIENCE", 0.5)
     monkeypatch.setattr(dns_upstream, "HEAD_START", 0.05)
 
 
@@ -69,15 +29,15 @@ async def closed_port() -> Upstream:
 def test_a_query_goes_out_under_another_id_and_port_each_time() -> None:
     async def scenario() -> None:
         async with upstream(answers) as (address, server):
-            resolver = UpstreamResolver((address,))
+            client = UpstreamClient()
             for _ in range(8):
-                answer = await resolver.resolve(QUERY, QUESTION)
+                answer = await client.ask((address,), QUERY, QUESTION)
                 assert answer is not None
                 assert answer[12:] == QUESTION
         assert {wire[2:] for wire, _ in server.queries} == {QUERY[2:]}
         assert len({wire[:2] for wire, _ in server.queries}) > 4
         assert len({port for _, port in server.queries}) > 4
-        assert resolver.counters["dns.in_flight"] == 0
+        assert client.counters["dns.in_flight"] == 0
 
     asyncio.run(scenario())
 
@@ -85,9 +45,9 @@ def test_a_query_goes_out_under_another_id_and_port_each_time() -> None:
 def test_a_silent_or_dead_upstream_is_passed_over() -> None:
     async def scenario() -> None:
         async with upstream(silent) as (mute, _), upstream(answers) as (good, _):
-            resolver = UpstreamResolver((await closed_port(), mute, good))
-            assert await resolver.resolve(QUERY, QUESTION) is not None
-            assert resolver.counters["dns.upstream_errors"] == 1
+            client = UpstreamClient()
+            assert await client.ask((await closed_port(), mute, good), QUERY, QUESTION) is not None
+            assert client.counters["dns.upstream_errors"] == 1
 
     asyncio.run(scenario())
 
@@ -98,10 +58,10 @@ def test_a_failure_is_the_answer_only_where_no_upstream_has_a_better_one() -> No
 
     async def scenario() -> None:
         async with upstream(fails) as (bad, _), upstream(answers) as (good, _):
-            better = await UpstreamResolver((bad, good)).resolve(QUERY, QUESTION)
+            better = await UpstreamClient().ask((bad, good), QUERY, QUESTION)
             assert better is not None
             assert better[3] & 15 == dns.rcode.NOERROR
-            worse = await UpstreamResolver((bad,)).resolve(QUERY, QUESTION)
+            worse = await UpstreamClient().ask((bad,), QUERY, QUESTION)
             assert worse is not None
             assert worse[3] & 15 == dns.rcode.SERVFAIL
 
@@ -111,10 +71,10 @@ def test_a_failure_is_the_answer_only_where_no_upstream_has_a_better_one() -> No
 def test_nobody_answering_is_no_answer() -> None:
     async def scenario() -> None:
         async with upstream(silent) as (mute, _):
-            resolver = UpstreamResolver((mute, await closed_port()))
-            assert await resolver.resolve(QUERY, QUESTION) is None
-            assert resolver.counters["dns.upstream_timeouts"] == 1
-        assert await UpstreamResolver(()).resolve(QUERY, QUESTION) is None
+            client = UpstreamClient()
+            assert await client.ask((mute, await closed_port()), QUERY, QUESTION) is None
+            assert client.counters["dns.upstream_timeouts"] == 1
+        assert await UpstreamClient().ask((), QUERY, QUESTION) is None
 
     asyncio.run(scenario())
 
@@ -127,11 +87,11 @@ def test_forged_answers_are_waited_out() -> None:
 
     async def scenario() -> None:
         async with upstream(forged_first) as (address, _):
-            resolver = UpstreamResolver((address,))
-            answer = await resolver.resolve(QUERY, QUESTION)
+            client = UpstreamClient()
+            answer = await client.ask((address,), QUERY, QUESTION)
             assert answer is not None
             assert answer.endswith(b"the real one")
-            assert resolver.counters["dns.upstream_mismatched"] == 4
+            assert client.counters["dns.upstream_mismatched"] == 4
 
     asyncio.run(scenario())
 
@@ -151,7 +111,7 @@ def test_a_truncated_answer_is_asked_for_over_tcp(over_tcp: bool) -> None:
     async def scenario() -> None:
         async with upstream(truncated) as (address, _):
             server = await asyncio.start_server(whole, "127.0.0.1", address.port) if over_tcp else None
-            answer = await UpstreamResolver((address,)).resolve(QUERY, QUESTION)
+            answer = await UpstreamClient().ask((address,), QUERY, QUESTION)
             assert answer is not None
             assert (len(answer) > 3000, bool(answer[2] & 2)) == (over_tcp, not over_tcp)
             if server is not None:
@@ -166,12 +126,12 @@ def test_queries_under_way_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         async with upstream(silent) as (mute, _):
-            resolver = UpstreamResolver((mute,))
+            client = UpstreamClient()
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(resolver.resolve(QUERY, QUESTION)) for _ in range(3)]
+                tasks = [group.create_task(client.ask((mute,), QUERY, QUESTION)) for _ in range(3)]
             assert [task.result() for task in tasks] == [None] * 3
-            assert resolver.counters["dns.refused_in_flight"] == 1
-            assert resolver.counters["dns.in_flight"] == 0
+            assert client.counters["dns.refused_in_flight"] == 1
+            assert client.counters["dns.in_flight"] == 0
 
     asyncio.run(scenario())
 

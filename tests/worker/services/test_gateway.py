@@ -18,7 +18,8 @@ from proto.messages import Lease, LeaseRelease, LeaseRequest, Network
 from worker.addr import narrow, pack_ipv4
 from worker.policy import Policy
 from worker.services import gateway
-from worker.services.dns_upstream import UpstreamResolver
+from worker.services.dns import Query
+from worker.services.dns_resolver import Resolver
 from worker.services.gateway import Gateway
 
 GUEST_MAC = b"\x5a\x94\xef\xe4\x0c\xee"
@@ -148,10 +149,10 @@ def test_zones_are_answered_over_udp_and_forwarded_names_fail_without_upstreams(
 def test_dns_over_tcp_serves_several_queries_on_one_connection(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def resolve(_self: UpstreamResolver, wire: bytes, question: bytes) -> bytes:
-        return b"\0\0\x81\x80\0\1" + bytes(6) + question + bytes(9000)
+    async def resolve(_self: Resolver, query: Query) -> bytes:
+        return b"\0\0\x81\x80\0\1" + bytes(6) + query.question + bytes(9000)
 
-    monkeypatch.setattr(UpstreamResolver, "resolve", resolve)
+    monkeypatch.setattr(Resolver, "resolve", resolve)
 
     async def scenario(scene: Scene) -> None:
         ours, theirs = socket.socketpair()
