@@ -21,7 +21,7 @@ _CONTEXT = {
     "Invalid \\escape": "in string escape code",
 }
 _KINDS: dict[type, str] = {dict: "object", list: "array", str: "string", bool: "bool", int: "number", float: "number"}
-_GO_TYPES: dict[type, str] = {str: "string", list: "[]types.Record"}
+_GO_TYPES: dict[type, str] = {str: "string", list: "[]types.Record", bool: "bool"}
 
 
 class GoError(ValueError):

@@ -46,7 +46,8 @@ ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 EXPOSE_FIELDS = {"local": str, "remote": str, "protocol": str}
 UNEXPOSE_FIELDS = {"local": str, "protocol": str}
-ZONE_FIELDS: dict[str, type] = {"Name": str, "Records": list, "DefaultIP": str}
+ZONE_FIELDS: dict[str, type] = {"Name": str, "Records": list, "DefaultIP": str, "Authoritative": bool}
+"""The last is ours; gvproxy ignores it."""
 RECORD_FIELDS = {"Name": str, "IP": str, "Regexp": str}
 
 
@@ -183,17 +184,18 @@ def add_zone() -> Response:
     """Add a zone, or put records before those of the zone of that name."""
     wanted = read_body("Zone", ZONE_FIELDS)
     records = tuple(zone_record(record) for record in wanted.get("Records", ()))
-    ask(AddZone(Zone(wanted.get("Name", ""), records, wanted.get("DefaultIP", ""))), Empty)
+    ask(AddZone(Zone(wanted.get("Name", ""), records, wanted.get("DefaultIP", ""), wanted.get("Authoritative"))), Empty)
     return empty_answer()
 
 
 def zone_body(zone: Zone) -> dict[str, Any]:
-    """A zone in gvproxy's shape."""
+    """A zone in gvproxy's shape; our own key only where it was given."""
     records = [
         {"Name": record.name, "IP": record.ip} | ({"Regexp": record.regexp} if record.regexp else {})
         for record in zone.records
     ]
-    return {"Name": zone.name, "Records": records or None, "DefaultIP": zone.default_ip}
+    said = {} if zone.authoritative is None else {"Authoritative": zone.authoritative}
+    return {"Name": zone.name, "Records": records or None, "DefaultIP": zone.default_ip} | said
 
 
 def zone_record(value: Any) -> ZoneRecord:

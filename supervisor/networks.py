@@ -7,30 +7,23 @@ it has leases of its own, which end with it, and all VMs may have the first addr
 from __future__ import annotations
 
 import dataclasses
-import logging
-import re
 from collections.abc import Callable
-from ipaddress import AddressValueError, IPv4Address, ip_address
+from ipaddress import AddressValueError, IPv4Address
 
 from proto import messages
-from proto.errors import RequestFailed
 from proto.messages import Lease, Upstream, Zone, ZoneRecord
 from supervisor.config import NetworkSpec
 from supervisor.leases import LeasePool
 from supervisor.realm import Realm
 from supervisor.resolver import HostResolver
 from supervisor.state import State
+from supervisor.zones import NetworkZones
 
 GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
 LEASE_TIME = 3600
 """s"""
 DEFAULT_ZONES = ("containers.internal.", "docker.internal.")
 HOST_LOOPBACK = "127.0.0.1"
-MAX_ZONES = 1000
-MAX_RECORDS_PER_ZONE = 1000
-"""Both together keep a network well inside one message to a worker."""
-
-log = logging.getLogger(__name__)
 
 
 class Network:
@@ -48,6 +41,7 @@ class Network:
         """By VM; of a shared network there is one, which belongs to none."""
         if self.is_shared:
             self._realm("").leases.restore(state.leases(name))
+        self._zones = NetworkZones(self._own_zones(), state.zones(name))
         self._described = messages.Network(
             name=name,
             subnet=str(spec.subnet),
@@ -56,7 +50,7 @@ class Network:
             host_ip=self.host_ip,
             mtu=spec.mtu,
             lease_time=LEASE_TIME,
-            zones=self._restored_zones(),
+            zones=self._zones.all,
             nat={self.host_ip: HOST_LOOPBACK},
         )
 
@@ -158,24 +152,12 @@ class Network:
     @property
     def zones(self) -> tuple[Zone, ...]:
         """In the order they are asked."""
-        return self._described.zones
+        return self._zones.all
 
     def add_zone(self, zone: Zone) -> None:
-        """Add a zone, or put its records before those of the zone of its name.
-
-        The default address is replaced, even by an empty one, as gvproxy does. Raises RequestFailed ``bad-request``.
-        """
-        _check_zone(zone)
-        known = {old.name: old for old in self.zones}
-        old = known.get(zone.name, Zone(zone.name))
-        merged = Zone(zone.name, zone.records + old.records, zone.default_ip)
-        if len(known | {zone.name: zone}) > MAX_ZONES or len(merged.records) > MAX_RECORDS_PER_ZONE:
-            raise RequestFailed.because(
-                "bad-request", f"more than {MAX_ZONES} zones or {MAX_RECORDS_PER_ZONE} records in a zone"
-            )
-        self._state.save_zone(self.name, merged)
-        zones = tuple((known | {zone.name: merged}).values())
-        self._described = dataclasses.replace(self._described, zones=zones)
+        """Add a zone, or put its records before those of the zone of its name. Raises as `NetworkZones.add`."""
+        self._state.save_zone(self.name, self._zones.add(zone))
+        self._described = dataclasses.replace(self._described, zones=self._zones.all)
 
     def use_resolver(self, resolver: HostResolver) -> None:
         """Take over the host's name servers and search domains."""
@@ -185,11 +167,9 @@ class Network:
             search_domains=resolver.search_domains,
         )
 
-    def _restored_zones(self) -> tuple[Zone, ...]:
+    def _own_zones(self) -> list[Zone]:
         records = (ZoneRecord(self.gateway_ip, name="gateway"), ZoneRecord(self.host_ip, name="host"))
-        zones = {name: Zone(name, records) for name in DEFAULT_ZONES}
-        zones |= {zone.name: zone for zone in self._state.zones(self.name)}
-        return tuple(zones.values())
+        return [Zone(name, records) for name in DEFAULT_ZONES]
 
 
 def _is_ipv4(text: str) -> bool:
@@ -198,18 +178,3 @@ def _is_ipv4(text: str) -> bool:
     except AddressValueError:
         return False
     return True
-
-
-def _check_zone(zone: Zone) -> None:
-    addresses = [record.ip for record in zone.records if record.ip] + [zone.default_ip] * bool(zone.default_ip)
-    for address in addresses:
-        try:
-            ip_address(address)
-        except ValueError as error:
-            raise RequestFailed.because("bad-request", f"invalid IP address: {address}") from error
-    for record in zone.records:
-        try:
-            re.compile(record.regexp)
-        except re.error as error:
-            reason = f"error parsing regexp: {error}: `{record.regexp}`"
-            raise RequestFailed.because("bad-request", reason) from error

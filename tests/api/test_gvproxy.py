@@ -164,6 +164,17 @@ def test_a_zone_is_added_with_its_records(supervisor: CannedSupervisor, client: 
     assert supervisor.asked == [messages.AddZone(messages.Zone("test.internal.", records, "9.9.9.9"))]
 
 
+def test_our_own_key_of_a_zone_is_taken_and_shown_only_where_it_was_given(
+    supervisor: CannedSupervisor, client: FlaskClient
+) -> None:
+    assert seen(client.post(ADD_ZONE, data=b'{"Name":"a.","Authoritative":true}')) == (200, "")
+    zone = messages.Zone("a.", authoritative=True)
+    assert supervisor.asked == [messages.AddZone(zone)]
+    supervisor.answers[messages.ListZones] = messages.Zones((zone,))
+    listed = '[{"Name":"a.","Records":null,"DefaultIP":"","Authoritative":true}]\n'
+    assert seen(client.get("/services/dns/all")) == (200, listed)
+
+
 @pytest.mark.parametrize(
     ("body", "text"),
     [
