@@ -17,7 +17,8 @@ from pathlib import Path
 import click
 
 from supervisor import logs
-from supervisor.config import MAX_MTU, MIN_MTU, load
+from supervisor.attach.kinds import MAX_MTU
+from supervisor.config import MIN_MTU, load
 from supervisor.errors import ConfigError, StartError
 from supervisor.service import Service
 

@@ -9,6 +9,7 @@ The file is YAML with the names of the flags as keys::
     networks:
       lab: {subnet: 10.1.0.0/24, mtu: 9000}
       tenants: {mode: isolated}
+    vpnkit-uuid-macs: {c3d68012-0208-11ea-9fd7-f2189899ab08: "5a:94:ef:e4:0c:ee"}
 
 ``subnet`` and ``mtu`` are those of the network ``default``, and of every network that does not say its own.
 """
@@ -21,24 +22,25 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from uuid import UUID
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from proto.messages import ForwardSource, NetworkMode
-from supervisor.attach.kinds import ListenerSpec, parse_listener
+from supervisor.attach.kinds import MAX_MTU, ListenerSpec, parse_listener
 from supervisor.attach.options import DEFAULT_NETWORK
 from supervisor.endpoints import StreamEndpoint, parse_endpoint
 from supervisor.errors import ConfigError
 
 MIN_MTU = 576
 """RFC 791: what every host must be able to take."""
-MAX_MTU = 65535
 MAX_PREFIX = 29
 """Room for the gateway, the host alias and at least one VM."""
 MIN_PREFIX = 8
 NAME = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """Of a network: one label of a DNS name."""
+MAC = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
 
 
 def _listener(value: object) -> ListenerSpec:
@@ -74,6 +76,19 @@ def _name(name: str) -> str:
     if not NAME.fullmatch(name):
         raise ValueError(f"expected a network's name of lower-case letters, digits and dashes; got {name!r}")
     return name
+
+
+def _uuid(text: str) -> str:
+    try:
+        return str(UUID(text))
+    except ValueError as error:
+        raise ValueError(f"expected a UUID such as c3d68012-0208-11ea-9fd7-f2189899ab08; got {text!r}") from error
+
+
+def _mac(text: str) -> str:
+    if not MAC.fullmatch(text) or int(text[1], 16) & 1:
+        raise ValueError(f"expected a unicast MAC such as 5a:94:ef:e4:0c:ee; got {text!r}")
+    return text.lower()
 
 
 def _keyed(name: str) -> str:
@@ -119,6 +134,8 @@ class Settings(BaseModel):
     """Networks by name and subnet; goes before what `networks` says of the subnet."""
     networks: dict[Annotated[str, AfterValidator(_name)], NetworkSettings] = {}
     forward_source: ForwardSource = "keep"
+    vpnkit_uuid_macs: dict[Annotated[str, AfterValidator(_uuid)], Annotated[str, AfterValidator(_mac)]] = {}
+    """MACs of VMs that say who they are by a UUID; others get one and keep it."""
     runtime_dir: Path | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -146,10 +163,16 @@ def load(flags: Mapping[str, object], file: Path | None) -> Settings:
     settings = _validate(from_file | dict(flags), "--")
     known = settings.all_networks()
     for listener in settings.listen or ():
-        if listener.options.network not in known:
+        network = known.get(listener.options.network)
+        if network is None:
             raise ConfigError(
                 f"listen: {listener.kind}={listener.endpoint}: expected network=NAME with NAME one of "
                 f"{', '.join(known)}; got {listener.options.network!r}"
+            )
+        if network.mtu > listener.max_mtu:
+            raise ConfigError(
+                f"listen: {listener.kind}={listener.endpoint}: expected a network with an mtu of at most "
+                f"{listener.max_mtu}; got {listener.options.network} with {network.mtu}"
             )
     return settings
 

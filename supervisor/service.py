@@ -16,7 +16,7 @@ from proto.channels import EventPublisher, Responder
 from proto.codec import Message
 from supervisor.api_server import ApiServer
 from supervisor.attach.kinds import ListenerSpec
-from supervisor.attach.listener import Listener
+from supervisor.attach.listener import Host, Listener
 from supervisor.children import Zygote
 from supervisor.config import Settings
 from supervisor.control import Control
@@ -26,6 +26,7 @@ from supervisor.networks import Network
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
 from supervisor.resolver import HostResolver, ResolverWatch
 from supervisor.state import State
+from supervisor.uuid_macs import UuidMacs
 from supervisor.vms import Vm, Vms, WorkerSettings
 from supervisor.worker_messages import WorkerMessages
 
@@ -120,6 +121,8 @@ class Service:
             vm = vms.named(network, meant)
             return vm if vm is not None and network.holder(ip, time.time(), vm.id) == vm.id else None
 
+        uuid_macs = UuidMacs(self._settings.vpnkit_uuid_macs, state)
+
         def find_address(name: str, host: str, meant: str) -> str:
             network = networks.get(name)
             vm = vms.named(network, meant) if network is not None and meant else None
@@ -148,7 +151,8 @@ class Service:
         stack.callback(watch.cancel)
         await zygote.wait_ready()
         for listener, name in listeners:
-            listener.start(functools.partial(vms.attach, networks[name]))
+            network = networks[name]
+            listener.start(Host(functools.partial(vms.attach, network), network.spec.mtu, uuid_macs.mac_of))
 
     def _logging_env(self) -> dict[str, str]:
         """How children that are not workers learn what to log."""

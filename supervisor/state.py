@@ -1,4 +1,4 @@
-"""What survives a restart: leases, and the forwards and zones added over the API. SQLite in WAL mode.
+"""What survives a restart: leases, MACs of UUIDs, and the forwards and zones added over the API. SQLite in WAL mode.
 
 Reading happens at start, writing as things change. A write that fails (disk full) is logged and costs persistence of
 that one thing; the service goes on.
@@ -15,8 +15,9 @@ from pydantic import TypeAdapter, ValidationError
 from proto.messages import Forward, Lease, Zone
 from supervisor.errors import StartError
 
-SCHEMA_VERSION = 3
-SCHEMA = """
+SCHEMA_VERSION = 4
+_UUIDS = "CREATE TABLE uuids (uuid TEXT PRIMARY KEY, mac TEXT NOT NULL) STRICT;"
+SCHEMA = f"""
 CREATE TABLE leases (
     network TEXT NOT NULL, mac TEXT NOT NULL, ip TEXT NOT NULL, hostname TEXT NOT NULL,
     expires_at REAL NOT NULL,  -- Unix time
@@ -31,12 +32,16 @@ CREATE TABLE zones (
     network TEXT NOT NULL, name TEXT NOT NULL, zone TEXT NOT NULL,  -- JSON of proto.messages.Zone
     PRIMARY KEY (network, name)
 ) STRICT;
+{_UUIDS}
 """
 UPGRADES = {
     1: "ALTER TABLE forwards ADD COLUMN vm TEXT NOT NULL DEFAULT '';",
     2: "ALTER TABLE forwards ADD COLUMN source TEXT NOT NULL DEFAULT 'keep';",
+    3: _UUIDS,
 }
 """What makes the schema of a release before into the one after it."""
+MAX_UUIDS = 65536
+"""Far more VMs than a host runs; a bound for one that attaches under ever new names."""
 BUSY_TIMEOUT = 1.0
 """s; only a backup or a curious shell competes for the file."""
 
@@ -113,6 +118,15 @@ class State:
             "ON CONFLICT (network, name) DO UPDATE SET zone = excluded.zone",
             (network, zone.name, _ZONE.dump_json(zone).decode()),
         )
+
+    def uuid_macs(self) -> dict[str, str]:
+        """MAC by UUID, of all VMs that are known by one."""
+        return dict(self._db.execute("SELECT uuid, mac FROM uuids"))
+
+    def save_uuid_mac(self, uuid: str, mac: str) -> None:
+        """Remember a VM's MAC; of the `MAX_UUIDS` before it the oldest is forgotten."""
+        self._write("INSERT OR REPLACE INTO uuids (uuid, mac) VALUES (?, ?)", (uuid, mac))
+        self._write("DELETE FROM uuids WHERE rowid <= (SELECT max(rowid) FROM uuids) - ?", (MAX_UUIDS,))
 
     def _open(self) -> None:
         self._db.execute("PRAGMA journal_mode = WAL")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.attach.hyperkit import HyperkitListener
 from supervisor.attach.listener import Listener
 from supervisor.attach.options import NO_OPTIONS, Options, parse_options
 from supervisor.attach.qemu import QemuListener
 from supervisor.endpoints import Endpoint, parse_endpoint
 
-KINDS: dict[str, type[Listener]] = {kind.kind: kind for kind in (QemuListener,)}
+MAX_MTU = 65535
+MAX_SHORT_MTU = 65535 - 14
+"""Where the frame's length, with its Ethernet header, has two bytes."""
+KINDS: dict[str, type[Listener]] = {kind.kind: kind for kind in (QemuListener, HyperkitListener)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,11 @@ class ListenerSpec:
     kind: str
     endpoint: Endpoint
     options: Options = NO_OPTIONS
+
+    @property
+    def max_mtu(self) -> int:
+        """The longest packets that the kind's framing carries."""
+        return MAX_SHORT_MTU if KINDS[self.kind].framing == "stream16" else MAX_MTU
 
     def open(self) -> Listener:
         """Bind it. Raises StartError."""

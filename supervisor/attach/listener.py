@@ -51,6 +51,15 @@ class Attachment:
     """What was read from the link already."""
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What a listener has of the service and of the network of its VMs."""
+
+    attach: Callable[[Attachment], None]
+    mtu: int
+    mac_of_uuid: Callable[[str], str]
+
+
 class Listener(abc.ABC):
     """Where VMs of one kind attach. Making one binds it and raises StartError when that does not work."""
 
@@ -72,7 +81,7 @@ class Listener(abc.ABC):
         return isinstance(endpoint, UnixEndpoint)
 
     @abc.abstractmethod
-    def start(self, on_attach: Callable[[Attachment], None]) -> None:
+    def start(self, host: Host) -> None:
         """Let VMs attach on the running loop from now on."""
 
     @abc.abstractmethod
@@ -91,15 +100,15 @@ class AcceptingListener(Listener):
         self._sock = self._listen(endpoint)
         self.endpoint = bound_endpoint(self._sock) if isinstance(endpoint, TcpEndpoint) else endpoint
         self._options = options
-        self._on_attach: Callable[[Attachment], None] | None = None
+        self._host: Host | None = None
         self._pause: asyncio.TimerHandle | None = None
 
-    def start(self, on_attach: Callable[[Attachment], None]) -> None:
-        self._on_attach = on_attach
+    def start(self, host: Host) -> None:
+        self._host = host
         asyncio.get_running_loop().add_reader(self._sock, self._accept)
 
     def close(self) -> None:
-        if self._on_attach is not None:
+        if self._host is not None:
             asyncio.get_running_loop().remove_reader(self._sock)
         if self._pause is not None:
             self._pause.cancel()
@@ -132,12 +141,12 @@ class AcceptingListener(Listener):
             log.warning("refused a connection to %s of %s: allow-uid does not name it", self.endpoint, whose)
             sock.close()
             return
-        self._welcome(sock, peer)
+        assert self._host is not None
+        self._welcome(sock, peer, self._host)
 
-    def _welcome(self, sock: socket.socket, peer: str) -> None:
+    def _welcome(self, sock: socket.socket, peer: str, host: Host) -> None:
         """A connection that may attach."""
-        assert self._on_attach is not None
-        self._on_attach(Attachment(SocketLink(sock), self.kind, self.framing, str(self.endpoint), peer))
+        host.attach(Attachment(SocketLink(sock), self.kind, self.framing, str(self.endpoint), peer))
 
     def _prepare(self, sock: socket.socket, address: object) -> tuple[str, int | None]:
         """Set the socket up; what it tells of the other end, and whose it is."""

@@ -47,6 +47,11 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ),
         ("api: [http://x]", "api: expected unix:///PATH or tcp://HOST:PORT, got 'http://x'"),
         ("api: [7]", "api: expected unix:///PATH"),
+        ("vpnkit-uuid-macs: {me: '5a:94:ef:e4:0c:ee'}", "vpnkit-uuid-macs.me: expected a UUID such as .*got 'me'"),
+        (
+            "vpnkit-uuid-macs: {c3d68012-0208-11ea-9fd7-f2189899ab08: '5b:94:ef:e4:0c:ee'}",
+            "vpnkit-uuid-macs.c3d68012-0208-11ea-9fd7-f2189899ab08: expected a unicast MAC .*got '5b:94",
+        ),
         ("log-level: loud", "log-level: .*'debug'.*got 'loud'"),
         ("networks: {lab: {mtu: 5}}", "networks.lab.mtu: .*greater than or equal to 576; got 5"),
         ("networks: {lab: {mode: open}}", "networks.lab.mode: .*'shared' or 'isolated'; got 'open'"),
@@ -98,3 +103,16 @@ def test_a_wrong_flag_is_named() -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere.yaml: cannot be read: No such file"):
         load({}, tmp_path / "nowhere.yaml")
+
+
+def test_macs_of_uuids_are_known_in_any_case(tmp_path: Path) -> None:
+    file = write(tmp_path, "vpnkit-uuid-macs: {C3D68012-0208-11EA-9FD7-F2189899AB08: '5A:94:EF:E4:0C:EE'}")
+    assert load({}, file).vpnkit_uuid_macs == {"c3d68012-0208-11ea-9fd7-f2189899ab08": "5a:94:ef:e4:0c:ee"}
+
+
+def test_frames_behind_two_byte_lengths_are_no_longer_than_those_say() -> None:
+    flags = {"mtu": "65522", "listen": ("hyperkit=unix:///h",)}
+    with pytest.raises(ConfigError, match="expected a network with an mtu of at most 65521; got default with 65522"):
+        load(flags, None)
+    load(flags | {"mtu": "65521"}, None)
+    load(flags | {"listen": ("qemu=unix:///q",)}, None)

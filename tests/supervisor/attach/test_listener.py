@@ -11,6 +11,7 @@ from supervisor.attach.listener import Attachment
 from supervisor.attach.options import Options
 from supervisor.attach.qemu import QemuListener
 from supervisor.endpoints import Endpoint, TcpEndpoint, UnixEndpoint
+from tests.supervisor.attach.listening import Client, listening
 
 
 def attach(endpoint: Endpoint, connect: Callable[[Endpoint], socket.socket]) -> tuple[Attachment, socket.socket]:
@@ -18,12 +19,9 @@ def attach(endpoint: Endpoint, connect: Callable[[Endpoint], socket.socket]) -> 
 
     async def scenario() -> tuple[Attachment, socket.socket]:
         listener = QemuListener(endpoint)
-        arrived: asyncio.Queue[Attachment] = asyncio.Queue()
-        listener.start(arrived.put_nowait)
-        client = connect(listener.endpoint)
-        attachment = await asyncio.wait_for(arrived.get(), 5)
-        listener.close()
-        return attachment, client
+        async with listening(listener) as bed:
+            client = connect(listener.endpoint)
+            return await bed.attachment(), client
 
     return asyncio.run(scenario())
 
@@ -64,17 +62,19 @@ def test_a_vm_on_tcp_is_known_by_its_address_and_kept_alive() -> None:
 def test_only_the_users_named_may_attach(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(allowed: int) -> str:
         listener = QemuListener(UnixEndpoint(f"{tmp_path}/q"), Options(allow_uid=frozenset({allowed})))
-        attached: list[Attachment] = []
-        listener.start(attached.append)
-        reader, writer = await asyncio.open_unix_connection(f"{tmp_path}/q")
-        async with asyncio.timeout(5):
-            while not (attached or reader.at_eof()):
-                await asyncio.sleep(0.01)
-        for attachment in attached:
-            attachment.link.close()
-        listener.close()
-        writer.close()
-        return "attached" if attached else "refused"
+        async with listening(listener) as bed:
+            with await Client.connect(f"{tmp_path}/q") as client:
+                done, pending = await asyncio.wait(
+                    [asyncio.ensure_future(bed.attachment()), asyncio.ensure_future(client.is_dropped())],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in pending:
+                    task.cancel()
+                result = done.pop().result()
+        if isinstance(result, Attachment):
+            result.link.close()
+            return "attached"
+        return "refused"
 
     assert asyncio.run(scenario(os.getuid())) == "attached"
     assert not caplog.records
