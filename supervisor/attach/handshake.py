@@ -92,12 +92,12 @@ async def receive_exactly(sock: socket.socket, size: int) -> bytes:
     return received
 
 
-async def receive_through(sock: socket.socket, end: re.Pattern[bytes], limit: int) -> bytes:
-    """What comes up to and with the first match of `end`, and no byte more.
+async def receive_through(sock: socket.socket, end: re.Pattern[bytes], limit: int, begun: bytes = b"") -> bytes:
+    """`begun` and what comes up to and with the first match of `end`, and no byte more.
 
     Raises HandshakeError when it is not among the first `limit` bytes, EOFError when the other end hangs up before.
     """
-    received = b""
+    received = begun
     while len(received) < limit:
         await _readable(sock)
         try:

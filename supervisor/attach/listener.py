@@ -97,8 +97,7 @@ class AcceptingListener(Listener):
     """One listening socket; each connection it accepts is a VM."""
 
     def __init__(self, endpoint: Endpoint, options: Options = NO_OPTIONS) -> None:
-        self._sock = self._listen(endpoint)
-        self.endpoint = bound_endpoint(self._sock) if isinstance(endpoint, TcpEndpoint) else endpoint
+        self._sock, self.endpoint = self._listen(endpoint)
         self._options = options
         self._host: Host | None = None
         self._pause: asyncio.TimerHandle | None = None
@@ -116,8 +115,8 @@ class AcceptingListener(Listener):
         unlink_endpoint(self.endpoint)
 
     @abc.abstractmethod
-    def _listen(self, endpoint: Endpoint) -> socket.socket:
-        """A non-blocking listening socket. Raises StartError."""
+    def _listen(self, endpoint: Endpoint) -> tuple[socket.socket, Endpoint]:
+        """A non-blocking listening socket, and where it in fact listens. Raises StartError."""
 
     def _accept(self) -> None:
         try:
@@ -165,9 +164,10 @@ class AcceptingListener(Listener):
 class StreamListener(AcceptingListener):
     """A unix or TCP stream socket."""
 
-    def _listen(self, endpoint: Endpoint) -> socket.socket:
+    def _listen(self, endpoint: Endpoint) -> tuple[socket.socket, Endpoint]:
         assert isinstance(endpoint, StreamEndpoint), endpoint
-        return listen(endpoint)
+        sock = listen(endpoint)
+        return sock, bound_endpoint(sock)
 
 
 def _unix_peer(sock: socket.socket) -> tuple[str, int | None]:
