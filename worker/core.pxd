@@ -282,6 +282,7 @@ cdef struct Core:
     Node listener_queue
     Node out_queue
     Node ack_queue  # TCP flows with a delayed acknowledgment, the oldest first
+    Node patient_queue  # the same, of those that have more time
     Node udp_lru
     Node tcp_grave
     Node udp_grave

@@ -137,6 +137,7 @@ cdef class Engine:
         list_init(&core.listener_queue)
         list_init(&core.out_queue)
         list_init(&core.ack_queue)
+        list_init(&core.patient_queue)
         list_init(&core.udp_lru)
         list_init(&core.tcp_grave)
         list_init(&core.udp_grave)

@@ -22,7 +22,7 @@ from worker.link.output cimport out_pending, out_watch
 from worker.link.stream cimport stream_receive_bytes
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
-from worker.tcp_flows cimport tcp_bury, tcp_send_delayed_acks, tcp_timer
+from worker.tcp_flows cimport tcp_bury, tcp_next_delayed_ack, tcp_send_delayed_acks, tcp_timer
 
 from worker.tcp_opening cimport tcp_accept
 from worker.tcp_to_guest cimport tcp_host_event, tcp_serve_host_queue, tcp_serve_out_queue
@@ -201,11 +201,12 @@ cdef bint work_waits(Core* core) noexcept nogil:
 
 cdef int timeout_ms(Core* core, int64_t deadline) noexcept nogil:
     cdef int64_t at = wheel_next(&core.wheel)
+    cdef int64_t acks_at = tcp_next_delayed_ack(core)
     cdef int64_t left
     if core.datagram_count and (at == 0 or at > core.now + 1000000):
         at = core.now + 1000000
-    if not list_empty(&core.ack_queue):
-        at = (<TcpFlow*>core.ack_queue.next.owner).tcb.ack_at
+    if acks_at != 0 and (at == 0 or acks_at < at):
+        at = acks_at
     if deadline >= 0 and (at == 0 or deadline < at):
         at = deadline
     if at == 0:

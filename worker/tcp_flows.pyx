@@ -17,7 +17,7 @@ from worker.counters cimport (
 from worker.flow_table cimport table_insert, table_remove
 from worker.hostio cimport reset_on_close
 from worker.icmp_errors cimport icmp_error, unreachable_code
-from worker.lists cimport list_add, list_append, list_empty, list_pop, list_remove, node_init
+from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport ready_remove
 from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_open
@@ -151,7 +151,7 @@ cdef void schedule(Core* core, TcpFlow* flow) noexcept nogil:
     """After anything changed: the timer follows the connection's next deadline."""
     wheel_arm(&core.wheel, &flow.timer, next_deadline(&flow.tcb))
     if flow.tcb.ack_at != 0:
-        list_add(&core.ack_queue, &flow.ack_queue)
+        list_add(&core.patient_queue if flow.tcb.ack_patient else &core.ack_queue, &flow.ack_queue)
     else:
         list_remove(&flow.ack_queue)
 
@@ -181,16 +181,34 @@ cdef void connect_failed(Core* core, TcpFlow* flow, int error) noexcept nogil:
     destroy(core, flow, False)
 
 
-cdef void tcp_send_delayed_acks(Core* core) noexcept nogil:
-    """Let those acknowledgments go that found no data to carry them."""
+cdef void send_delayed_acks(Core* core, Node* queue) noexcept nogil:
     cdef TcpFlow* flow
-    while not list_empty(&core.ack_queue):
-        flow = <TcpFlow*>core.ack_queue.next.owner
+    while not list_empty(queue):
+        flow = <TcpFlow*>queue.next.owner
         if flow.tcb.ack_at > core.now:
             return
         list_remove(&flow.ack_queue)
         tcp_on_timer(&flow.tcb, core.now)
         want_output(core, flow)
+
+
+cdef void tcp_send_delayed_acks(Core* core) noexcept nogil:
+    """Let those acknowledgments go that found no data to carry them."""
+    send_delayed_acks(core, &core.ack_queue)
+    send_delayed_acks(core, &core.patient_queue)
+
+
+cdef int64_t tcp_next_delayed_ack(const Core* core) noexcept nogil:
+    """When the first of them must go; 0: there is none."""
+    cdef int64_t at = 0
+    cdef int64_t patient
+    if not list_empty(&core.ack_queue):
+        at = (<TcpFlow*>core.ack_queue.next.owner).tcb.ack_at
+    if not list_empty(&core.patient_queue):
+        patient = (<TcpFlow*>core.patient_queue.next.owner).tcb.ack_at
+        if at == 0 or patient < at:
+            at = patient
+    return at
 
 
 cdef void tcp_timer(Core* core, TcpFlow* flow) noexcept nogil:

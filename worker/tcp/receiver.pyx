@@ -21,9 +21,9 @@ from worker.tcp.congestion cimport cc_enter_recovery, cc_leave, cc_on_ack, cc_st
 from worker.tcp.rtt cimport rtt_on_ack
 from worker.tcp.scoreboard cimport lost_edge, range_insert, sack_prune, sack_update
 from worker.tcp.tcb cimport (
-    CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, DELAYED_ACK, DUP_THRESHOLD, ESTABLISHED, EV_ACKED,
+    ACKS_CARRIED, CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, DELAYED_ACK, DUP_THRESHOLD, ESTABLISHED, EV_ACKED,
     EV_BAD_ACK, EV_CLOSED, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET, EV_RING, FIN_WAIT_1,
-    FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PAWS_MAX_AGE, RCV_WSCALE, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
+    FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PATIENT_ACK, PAWS_MAX_AGE, RCV_WSCALE, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
     TIME_WAIT_PERIOD, in_flight, may_receive, set_state, tcp_touch,
 )
 from worker.wire.seqnum cimport seq_ge, seq_gt, seq_le, seq_lt
@@ -218,7 +218,8 @@ cdef void close_gaps(Tcb* t) noexcept nogil:
 cdef void acknowledge_later(Tcb* t, int64_t now) noexcept nogil:
     """An answer of the host may carry the acknowledgment (RFC 9293 3.8.6.3)."""
     t.ack_waits = True
-    t.ack_at = now + DELAYED_ACK
+    t.ack_patient = t.acks_carried == ACKS_CARRIED
+    t.ack_at = now + (PATIENT_ACK if t.ack_patient else DELAYED_ACK)
 
 
 cdef uint32_t ack_quota(const Tcb* t) noexcept nogil:

@@ -18,7 +18,7 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
+    ACKS_CARRIED, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
     MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
     is_synchronized, rcv_undelivered, set_state, snd_end,
 )
@@ -52,6 +52,10 @@ cdef void finish(Tcb* t, OutSegment* out, int64_t now) noexcept nogil:
     out.ack = t.rcv_nxt
     out.window = advertise(t)
     t.last_ack_sent = t.rcv_nxt
+    if out.length == 0:
+        t.acks_carried = 0
+    elif t.ack_waits and t.acks_carried < ACKS_CARRIED:
+        t.acks_carried += 1
     t.ack_now = False
     t.ack_waits = False
     t.ack_at = 0

@@ -57,6 +57,8 @@ cdef enum:
     MAX_RETRANSMITS = 15  # RFC 9293 3.8.3 (R2): about 9 minutes, so that a paused VM keeps its connections
     MAX_SYN_RETRANSMITS = 3  # 15 s, then a forwarded connection is reset
     DELAYED_ACK = 1000  # us; RFC 9293 3.8.6.3 allows 500 ms, but a guest with Nagle's algorithm waits for it
+    PATIENT_ACK = 40000  # us; Linux's; where answers come anyway, a short timer costs more than the segments
+    ACKS_CARRIED = 3  # by data, one after the other: the connection is one of requests and answers
     KEEPALIVE_IDLE = 7200000000  # us; RFC 9293 3.8.4
     KEEPALIVE_IDLE_HALF_CLOSED = 120000000  # us; ours: a guest that is gone leaves nothing behind
     KEEPALIVE_INTERVAL = 75000000  # us
@@ -75,6 +77,8 @@ cdef struct Tcb:
     bint sack_ok
     bint ack_now
     bint ack_waits  # an acknowledgment is due, but may wait for data to carry it
+    bint ack_patient  # it may wait for PATIENT_ACK
+    uint8_t acks_carried  # by data in a row, up to ACKS_CARRIED
     bint send_syn
     bint fin_queued
     bint fin_sent

@@ -438,6 +438,33 @@ def test_a_transfer_under_way_is_acknowledged_at_half_its_window(isn: int) -> No
     assert quotas[-1] == 33_000
 
 
+def ask_and_answer(guest: Guest, times: int) -> int:
+    """Let requests of 100 bytes be answered before their acknowledgment is due; where the next one starts."""
+    start = 1
+    for _ in range(times):
+        offers(guest, start, start + 100)
+        start += 100
+        guest.connection.send(b"answer")
+        assert guest.hears_one().ack == start
+    return start
+
+
+def test_where_answers_come_anyway_an_acknowledgment_waits_for_them_longer(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    start = ask_and_answer(guest, 3)
+    offers(guest, start, start + 100)
+    assert guest.connection.ack_deadline == guest.now + 40 * MS
+
+
+def test_an_acknowledgment_that_waited_longer_in_vain_is_the_last_to_do_so(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    start = ask_and_answer(guest, 5)
+    offers(guest, start, start + 100)
+    assert guest.hears_one().ack == start + 100
+    offers(guest, start + 100, start + 200)
+    assert guest.connection.ack_deadline == guest.now + 1 * MS
+
+
 def test_a_gap_and_what_fills_it_are_acknowledged_at_once(isn: int) -> None:
     guest = dialling(isn)
     offers(guest, 1001, 2001)
