@@ -110,6 +110,7 @@ class Carrier:
                     return await connection.open_unix_connection(self._to.path, encoding=None)
             except asyncssh.ChannelOpenError as error:
                 reason = error.reason
+                await asyncio.sleep(0)  # asyncssh refuses channels one turn before it says that a connection is closed
                 if not connection.is_closed():
                     raise NotReached(f"the SSH server cannot open the socket: {reason}") from error
             except (TimeoutError, asyncssh.Error, OSError) as error:

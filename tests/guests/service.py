@@ -123,10 +123,10 @@ class Service:
         return self.log.read_text(errors="replace")
 
     def request(self, method: str, path: str, body: object = None, timeout: float = 10.0) -> tuple[int, str]:
-        """Ask the API over its unix socket; a `body` is sent as JSON."""
+        """Ask the API over its unix socket; a `body` is sent as JSON, bytes as they are."""
         connection = _UnixConnection(self.api_path, timeout)
         try:
-            connection.request(method, path, None if body is None else json.dumps(body))
+            connection.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body))
             answer = connection.getresponse()
             return answer.status, answer.read().decode()
         finally:
