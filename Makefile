@@ -15,7 +15,7 @@ FUZZ_SECONDS ?= 10
 ASAN_TESTS := tests/fuzz $(wildcard tests/worker/test_engine_*.py tests/worker/ip tests/worker/link tests/worker/tcp tests/worker/wire)
 LIBASAN = $(shell gcc -print-file-name=libasan.so)
 
-.PHONY: install dev run test asan packages lint types check format bench clean
+.PHONY: install dev run test asan packages lint types check format agent bench clean
 
 install: .venv/.installed
 
@@ -64,9 +64,15 @@ format: dev
 	$(BIN)/ruff check --fix --quiet .
 	$(BIN)/ruff format --quiet .
 
+# For guests: one file, which needs Python 3.9 and nothing else.
+agent: dist/moorage-agent.pyz
+
+dist/moorage-agent.pyz: scripts/build-agent $(wildcard agent/*.py) proto/__init__.py proto/framing.py
+	scripts/build-agent $@
+
 bench: install dev packages
 	$(BIN)/python -m bench $(ARGS)
 
 clean:
-	rm -rf build *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .venv
+	rm -rf build dist *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache .venv
 	find worker -name '*.so' -delete

@@ -54,10 +54,18 @@ class Bridge:
         """Frames that the tap refused: device down, frame too long."""
 
     def run(self) -> bytes:
-        """Return when the other end closes the link: what it said last, if that was no whole frame.
+        """Return when the other end closes or resets the link: what it said last, if that was no whole frame.
 
-        Raises OSError when the link breaks, FramingError when it carries no frames, TapGone.
+        Raises FramingError when the link carries no frames, TapGone, OSError when the link breaks in another way.
         """
+        try:
+            self._carry()
+        except ConnectionError:
+            with contextlib.suppress(ConnectionError):
+                self._read_link()
+        return self._from_link.rest()
+
+    def _carry(self) -> None:
         tap, attendant = self._tap, self._attendant
         incoming, outgoing = self._link.incoming, self._link.outgoing
         for descriptor in (incoming, outgoing):
@@ -78,9 +86,9 @@ class Bridge:
             elif self._to_link:
                 self._write_link()
             if ready.get(incoming, 0) & ~select.POLLOUT and not self._read_link():
-                return self._from_link.rest()
+                return
             if outgoing != incoming and ready.get(outgoing, 0) & HANGUP:
-                return b""
+                return
 
     def _pause(self) -> int | None:
         """What poll wants: milliseconds, or None for ever."""

@@ -35,7 +35,9 @@ def test_every_folder_of_a_package_is_a_package() -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("script", [".ci/run", "scripts/install-test-packages", "scripts/fetch-guest-kernel"])
+@pytest.mark.parametrize(
+    "script", [".ci/run", "scripts/install-test-packages", "scripts/fetch-guest-kernel", "scripts/build-agent"]
+)
 def test_scripts_can_be_run(script: str) -> None:
     assert os.access(ROOT / script, os.X_OK)
 
