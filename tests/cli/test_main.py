@@ -3,6 +3,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner
 
 from cli import main
@@ -25,13 +26,18 @@ def test_an_unknown_command_ends_with_2() -> None:
     assert "dance" in result.output
 
 
-def test_serve_hands_its_arguments_to_the_supervisor_whatever_lies_around(tmp_path: Path) -> None:
-    decoy = tmp_path / "supervisor"
+@pytest.mark.parametrize(
+    ("command", "package", "option"), [("serve", "supervisor", "--listen"), ("agent", "agent", "--stop-if-exist")]
+)
+def test_a_command_hands_its_arguments_to_its_package_whatever_lies_around(
+    command: str, package: str, option: str, tmp_path: Path
+) -> None:
+    decoy = tmp_path / package
     decoy.mkdir()
     (decoy / "__init__.py").touch()
     (decoy / "__main__.py").write_text("print('decoy')")
-    command = [sys.executable, "-P", "-m", "cli", "serve", "--help"]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
+    argv = [sys.executable, "-P", "-m", "cli", command, "--help"]
+    ended = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert "--listen" in ended.stdout
+    assert option in ended.stdout
     assert "decoy" not in ended.stdout
