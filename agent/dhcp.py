@@ -17,6 +17,7 @@ from typing import Protocol
 from agent.bridge import Attendant
 from agent.configuration import Configuration
 from agent.dhcp_client import DhcpClient
+from agent.dhcp_message import Lease
 from agent.dhcp_port import DhcpPort
 from agent.tap import network_namespace
 
@@ -53,8 +54,8 @@ class OwnDhcp:
         self._port = DhcpPort(interface)
         self._client = DhcpClient(mac, SystemRandom(), hostname)
         self._configuration = configuration
-        self._expires_at: float | None = None
-        """Of the lease in effect; None: there is none."""
+        self._applied: tuple[Lease, float] | None = None
+        """The lease in effect, and when it ends."""
 
     def fileno(self) -> int:
         return self._port.fileno()
@@ -81,12 +82,13 @@ class OwnDhcp:
     def _settle(self) -> None:
         """Put into effect what the client has now, and send what it has to say."""
         lease = self._client.lease
-        if lease is None and self._expires_at is not None:
-            self._expires_at = None
-            self._configuration.clear()
-        elif lease is not None and self._expires_at != self._client.expires_at:
-            self._expires_at = self._client.expires_at
-            self._configuration.apply(lease)
+        current = None if lease is None else (lease, self._client.expires_at)
+        if current != self._applied:
+            self._applied = current
+            if lease is None:
+                self._configuration.clear()
+            else:
+                self._configuration.apply(lease)
         for message in self._client.take_output():
             try:
                 self._port.send(message)

@@ -41,15 +41,14 @@ _UDP = struct.Struct("!HHHH")
 
 
 class DhcpPort:
-    """Port 68 of a device. Raises OSError without CAP_NET_RAW."""
+    """Port 68 of a device."""
 
     def __init__(self, interface: str) -> None:
+        """Raises OSError, PermissionError without CAP_NET_RAW."""
         self._interface = interface
         self._server_mac = BROADCAST_MAC
         """Who brought us a message last: where a message to that server alone goes."""
-        self._socket = socket.socket(
-            socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0
-        )
+        self._socket = _packet_socket()
         program = ctypes.create_string_buffer(_FILTER, len(_FILTER))
         count = len(_FILTER) // _INSTRUCTION_SIZE
         self._socket.setsockopt(
@@ -123,6 +122,14 @@ def _checksum(data: bytes) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total ^ 0xFFFF
+
+
+def _packet_socket() -> socket.socket:
+    """It gets nothing before it is bound, for its protocol is 0."""
+    try:
+        return socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+    except PermissionError as error:
+        raise PermissionError(error.errno, f"{error.strerror}; DHCP takes CAP_NET_RAW, or use --dhcp none") from error
 
 
 def _claim_port(interface: str) -> socket.socket:

@@ -123,12 +123,15 @@ def test_a_device_that_is_no_tap_is_said_to_be_none(namespace: Namespace, tmp_pa
     assert "lo is there and no tap device" in log.read_text()
 
 
-def test_without_the_right_to_make_devices_it_says_which_right(namespace: Namespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("right", "what"), [("net_admin", "it takes CAP_NET_ADMIN"), ("net_raw", "DHCP takes CAP_NET_RAW")]
+)
+def test_a_right_that_is_missing_is_named(namespace: Namespace, tmp_path: Path, right: str, what: str) -> None:
     log = tmp_path / "log"
-    argv = ["setpriv", "--bounding-set=-net_admin", sys.executable, "-m", "agent", "--connect", "unix:///x"]
+    argv = ["setpriv", f"--bounding-set=-{right}", sys.executable, "-m", "agent", "--connect", "unix:///x"]
     with log.open("wb") as output:
         assert namespace.start(*argv, output=output).wait(10) == 1
-    assert "it takes CAP_NET_ADMIN" in log.read_text()
+    assert what in log.read_text()
 
 
 @pytest.mark.parametrize(("names", "ends"), [("eth0,lo", True), ("eth0,ens3,enp0s1", False)])
