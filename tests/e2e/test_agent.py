@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
 from tests.guests.servers import FileServer
 from tests.guests.service import Service
@@ -91,13 +92,18 @@ def test_the_name_servers_of_before_come_back_when_the_agent_ends(service: Servi
     assert guest.resolv_conf.read_text() == BEFORE
 
 
-def test_the_agent_comes_back_when_the_service_does_and_keeps_its_address(own_service: Service, tmp_path: Path) -> None:
-    with contextlib.closing(AgentGuest(own_service, tmp_path, own_service.unix_url)) as guest:
-        address = guest.wait_for_lease()
-        own_service.stop()
-        assert f"inet {address}/24" in guest.namespace.run("ip", "addr", "show", "tap0").stdout
-        own_service.start()
-        wait_for(lambda: guest.log.read_text().count("connected to") == 2, 15, "the second link")
-        wait_for(lambda: guest.pings(HOST), 10, "the way to the host")
-        assert own_service.vm(guest.mac)["ip"] == address
-        assert guest.log.read_text().count("tap0 has") == 1
+def test_the_agent_comes_back_by_http_when_the_service_does_and_keeps_its_address(tmp_path: Path) -> None:
+    with make_host() as host, contextlib.closing(Service(host)) as service:
+        path = service.directory / "connect.sock"
+        service.arguments = ("--listen", f"vsock=unix://{path}")
+        service.start()
+        with contextlib.closing(AgentGuest(service, tmp_path, f"unix://{path}/connect")) as guest:
+            address = guest.wait_for_lease()
+            service.stop()
+            assert f"inet {address}/24" in guest.namespace.run("ip", "addr", "show", "tap0").stdout
+            service.start()
+            wait_for(lambda: guest.log.read_text().count("connected to") == 2, 15, "the second link")
+            wait_for(lambda: guest.pings(HOST), 10, "the way to the host")
+            vm = service.vm(guest.mac)
+            assert (vm["ip"], vm["link"]) == (address, "vsock")
+            assert guest.log.read_text().count("tap0 has") == 1
