@@ -3,7 +3,7 @@
 Paths, status codes, bodies and error texts are gvproxy's, so that its clients need no change: they match on texts such
 as ``proxy already running``. What is wrong with a request's form is said here; what is wrong with a forward or a zone
 is said by the supervisor, in gvproxy's sentences too. Everything here is about the network ``default``. Not here yet:
-forwards of unix sockets, ``/tunnel`` and ``/connect``.
+``/tunnel`` and ``/connect``.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def all_forwards() -> Response:
 
 @blueprint.route("/services/forwarder/expose", methods=ANY_METHOD)
 def expose() -> Response:
-    """Forward a port of the host to one of a VM."""
+    """Forward a port or a unix socket of the host to a VM."""
     wanted = read_body("ExposeRequest", EXPOSE_FIELDS)
     local, protocol = wanted.get("local", ""), wanted.get("protocol") or "tcp"
     remote = wanted.get("remote", "")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.guests.host import ADDRESS
 from tests.guests.namespace import NamespaceGuest
 from tests.guests.servers import udp_echo
 from tests.guests.service import Attach, Service
@@ -81,6 +82,38 @@ def test_a_port_that_the_guest_does_not_serve_resets_the_client(service: Service
         with service.host.entered(), pytest.raises(ConnectionResetError):
             with socket.create_connection(("127.0.0.1", 5302), 5) as client:  # may find it reset already
                 client.recv(1)
+
+
+@pytest.mark.parametrize(("source", "seen"), [("keep", ADDRESS), ("gateway", "192.168.127.1")])
+def test_the_guest_sees_who_connects_unless_that_is_set_off(
+    service: Service, guest: NamespaceGuest, source: str, seen: str
+) -> None:
+    with guest.namespace.entered():
+        listener = socket.create_server((guest.lease.ip, 0))
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind(listener.getsockname())
+    with listener, receiver:
+        remote = f"{guest.lease.ip}:{listener.getsockname()[1]}"
+        for protocol in ("tcp", "udp"):
+            body = {"local": ":5305", "remote": remote, "protocol": protocol, "source": source}
+            assert service.request("POST", "/v1/forwards", body)[0] == 201
+        with service.host.entered():
+            client = socket.create_connection((ADDRESS, 5305), 5, (ADDRESS, 0))
+            sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with client, sender:
+            connection, peer = listener.accept()
+            assert peer == (seen, client.getsockname()[1])
+            connection.close()
+            assert client.recv(1) == b""
+            sender.bind((ADDRESS, 0))
+            sender.connect((ADDRESS, 5305))
+            sender.send(b"question")
+            question, peer = receiver.recvfrom(100)
+            assert (question, *peer) == (b"question", seen, sender.getsockname()[1])
+            receiver.sendto(b"answer", peer)
+            assert sender.recv(100) == b"answer"
+        for protocol in ("tcp", "udp"):
+            assert service.request("DELETE", f"/v1/forwards?local=:5305&protocol={protocol}")[0] == 204
 
 
 def test_a_port_in_use_is_said_to_be(service: Service, guest: NamespaceGuest) -> None:

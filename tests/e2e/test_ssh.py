@@ -126,9 +126,9 @@ def test_ssh_passes_a_forwarded_unix_socket(
 
 
 def test_an_api_on_a_unix_socket_of_the_guest_is_reached_over_ssh(
-    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
+    service: Service, attach: Attach, guest: NamespaceGuest, server: SshServer, tmp_path: Path
 ) -> None:
-    """A context of docker's: the SSH connection is made when first used, shared by all, and made again."""
+    """As docker's contexts: the SSH connection is made when first used, shared by all, and made again after a reboot"""
     inside, sock = tmp_path / "engine.sock", tmp_path / "docker.sock"
     remote = f"ssh-tunnel://root@{guest.lease.ip}:22{inside}?key={server.key}"
     with engine_api(inside) as bodies, exposed(service, str(sock), remote, "unix"):
@@ -140,5 +140,12 @@ def test_an_api_on_a_unix_socket_of_the_guest_is_reached_over_ssh(
             many = " & ".join([f"curl -sS --unix-socket {sock} http://d/version"] * 20)
             assert on_host(service, "sh", "-c", f"({many} & wait) 2>&1").stdout == '{"Version":"1"}\n' * 20
             assert (tmp_path / "sshd.log").read_text().count("Accepted publickey") == 1
-        with sshd(guest, server):  # the first has ended with its connections, as in a reboot
+        with sshd(guest, server):  # the first has ended with its connections
+            assert curl(service, sock, "/version") == '{"Version":"1"}\n'
+        guest.close()
+        rebooted = attach(service, guest.mac)
+        waiting = service.host.start("curl", "-sSf", "--unix-socket", str(sock), "http://d/version")
+        assert rebooted.configure().ip == guest.lease.ip
+        with sshd(rebooted, server):
+            assert waiting.wait(30) == 0
             assert curl(service, sock, "/version") == '{"Version":"1"}\n'
