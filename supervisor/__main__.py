@@ -31,8 +31,9 @@ OPEN_FILES = 262_144
     "--listen",
     multiple=True,
     metavar="KIND=URL[,OPTION=VALUE]",
-    help="Where VMs attach: qemu=unix:///PATH or qemu=tcp://HOST:PORT. allow-uid=UID+UID behind a unix socket: only "
-    "processes of these users. Repeatable. Default: qemu.sock in the runtime directory.",
+    help="Where VMs attach: qemu=unix:///PATH, qemu=tcp://HOST:PORT, hyperkit=unix:///PATH, vsock=vsock://:PORT, "
+    "vsock=vsock://null:PORT/PATH, stdio=, ... Behind a unix socket allow-uid=UID+UID: only processes of these users. "
+    "network=NAME: the VMs' network. Repeatable. Default: qemu.sock in the runtime directory.",
 )
 @click.option(
     "--api",

@@ -61,7 +61,7 @@ class Service:
             stack.callback(state.close)
             listeners = self._bind_listeners(stack)
             api = self._bind_api(stack)
-            await self._start(stack, state, listeners, api)
+            await self._start(stack, state, listeners, api, stop)
             announce(_how_to_use([listener for listener, _ in listeners], api))
             await stop.wait()
             log.info("stopping")
@@ -84,7 +84,9 @@ class Service:
         stack.callback(api.close)
         return api
 
-    async def _start(self, stack: AsyncExitStack, state: State, listeners: Listeners, api: ApiServer) -> None:
+    async def _start(
+        self, stack: AsyncExitStack, state: State, listeners: Listeners, api: ApiServer, stop: asyncio.Event
+    ) -> None:
         """Start from the inside out, so that nobody talks to a part that is not there yet."""
         context = zmq.asyncio.Context()
         stack.callback(context.term)
@@ -102,6 +104,7 @@ class Service:
 
         async def on_change() -> None:
             await forwards.settle()
+            _stop_after_last(vms, listeners, stop)
 
         worker_settings = WorkerSettings(workers_endpoint, self._settings.log_level, self._settings.log_format)
         vms = Vms(zygote, workers, worker_settings, events, on_change)
@@ -163,6 +166,12 @@ class Service:
         path = self._runtime / name
         stack.callback(path.unlink, missing_ok=True)
         return f"ipc://{path}"
+
+
+def _stop_after_last(vms: Vms, listeners: Listeners, stop: asyncio.Event) -> None:
+    """End a service that was started for one VM, on standard input and output, with that VM."""
+    if listeners and not any(vms) and not any(listener.lasts for listener, _ in listeners):
+        stop.set()
 
 
 def _how_to_use(listeners: list[Listener], api: ApiServer) -> str:

@@ -8,13 +8,16 @@ from supervisor.attach.hyperkit import HyperkitListener
 from supervisor.attach.listener import Listener
 from supervisor.attach.options import NO_OPTIONS, Options, parse_options
 from supervisor.attach.qemu import QemuListener
+from supervisor.attach.stdio import StdioListener
 from supervisor.attach.vsock import VsockListener
 from supervisor.endpoints import Endpoint, parse_endpoint
 
 MAX_MTU = 65535
 MAX_SHORT_MTU = 65535 - 14
 """Where the frame's length, with its Ethernet header, has two bytes."""
-KINDS: dict[str, type[Listener]] = {kind.kind: kind for kind in (QemuListener, HyperkitListener, VsockListener)}
+KINDS: dict[str, type[Listener]] = {
+    kind.kind: kind for kind in (QemuListener, HyperkitListener, VsockListener, StdioListener)
+}
 
 
 @dataclass(frozen=True, slots=True)

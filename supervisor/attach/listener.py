@@ -69,6 +69,8 @@ class Listener(abc.ABC):
     framing: ClassVar[Framing]
     forms: ClassVar[tuple[UrlForm, ...]]
     """The URLs it takes."""
+    lasts: ClassVar[bool] = True
+    """More VMs may attach, as long as the service runs."""
     endpoint: Endpoint
     """Where it in fact listens."""
 

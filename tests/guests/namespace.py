@@ -21,6 +21,10 @@ CONFIGURATION = Path("/etc/netns")
 """``ip netns exec`` lays the files of ``/etc/netns/NAME`` over those of ``/etc``."""
 
 
+Stdio = tuple[int, int]
+"""Descriptors for a program's standard input and output."""
+
+
 class Namespace:
     """A network namespace with a name of its own, loopback up, and its own ``/etc/resolv.conf``."""
 
@@ -46,12 +50,18 @@ class Namespace:
         return subprocess.run(self.command(argv), capture_output=True, text=True, timeout=timeout, check=False)
 
     def start(
-        self, *argv: str, output: IO[bytes] | int = subprocess.DEVNULL, env: dict[str, str] | None = None
+        self,
+        *argv: str,
+        output: IO[bytes] | int = subprocess.DEVNULL,
+        env: dict[str, str] | None = None,
+        stdio: Stdio | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a program and leave it running; it is killed with the namespace at the latest."""
-        process = subprocess.Popen(
-            self.command(argv), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=env
-        )
+        """Start a program and leave it running; it is killed with the namespace at the latest.
+
+        `output` gets what it prints; with `stdio` only what it prints as errors.
+        """
+        stdin, stdout = stdio or (subprocess.DEVNULL, output)
+        process = subprocess.Popen(self.command(argv), stdin=stdin, stdout=stdout, stderr=output, env=env)
         self._started.append(process)
         return process
 
@@ -89,8 +99,19 @@ class NamespaceGuest(Guest):
 
     interface = "tap0"
 
-    def __init__(self, directory: Path, url: str, mac: str, probe: Path, host: Namespace | None = None) -> None:
-        """`url`: where to connect; the agent does it from the namespace `host`, where one is given."""
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        mac: str,
+        probe: Path,
+        host: Namespace | None = None,
+        stdio: Stdio | None = None,
+    ) -> None:
+        """`url`: where to connect; the agent does it from the namespace `host`, where one is given.
+
+        `stdio`: the agent's standard input and output, for the url ``stdio:``.
+        """
         self.mac = mac
         self._closed = False
         self.probe = str(probe)
@@ -101,7 +122,8 @@ class NamespaceGuest(Guest):
         argv = [sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name, "--mac", mac]
         argv += ["--dhcp", "none"]  # `configure` does it, with udhcpc: a client that is not ours
         with self.log.open("wb") as log:
-            self.agent = subprocess.Popen(host.command(argv) if host else argv, stdout=log, stderr=log)
+            stdin, stdout = stdio or (None, log)
+            self.agent = subprocess.Popen(host.command(argv) if host else argv, stdin=stdin, stdout=stdout, stderr=log)
         try:
             wait_for(self._is_connected, 10.0, "the agent's connection")
         except BaseException:

@@ -21,7 +21,7 @@ from typing import Any, Protocol, Self
 
 from proto.channels import BlockingRequester
 from proto.messages import Stats, SumStats
-from tests.guests.namespace import Namespace, NamespaceGuest
+from tests.guests.namespace import Namespace, NamespaceGuest, Stdio
 from tests.guests.waiting import wait_for
 
 MOORAGE = Path(sys.executable).with_name("moorage")
@@ -68,12 +68,12 @@ class Service:
             *("--api", f"unix://{self.api_path}", *self.arguments),
         ]
 
-    def start(self) -> None:
-        """Start, and return when it says it is ready."""
+    def start(self, stdio: Stdio | None = None) -> None:
+        """Start, with these as standard input and output, and return when it says it is ready."""
         name, _, value = self._mark.partition("=")
         with self.log.open("ab") as log:
             began = log.tell()
-            self.process = self.host.start(*self.command(), output=log, env={**os.environ, name: value})
+            self.process = self.host.start(*self.command(), output=log, env={**os.environ, name: value}, stdio=stdio)
         wait_for(lambda: self._is_ready(began), START_TIMEOUT, "the service to say it is ready")
 
     def _is_ready(self, began: int) -> bool:
