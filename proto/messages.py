@@ -266,6 +266,8 @@ class CallGuest:
 
     guest_ip: str
     guest_port: int
+    first_bytes: bytes = b""
+    """What was read of the socket already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -458,6 +460,18 @@ class Stats:
     counters: dict[str, int]
     """Summed over the workers, those that have ended included."""
     workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTunnel:
+    """The connection whose descriptor comes with this becomes one to a TCP port of a VM; answer: `Empty`."""
+
+    ip: str
+    """Or a name on the network."""
+    port: int
+    network: str = "default"
+    first_bytes: bytes = b""
+    """What was read of it already, behind the request."""
 
 
 # --- events, supervisor -> API ------------------------------------------------------------------------------------

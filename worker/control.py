@@ -51,7 +51,7 @@ class Forwards(Protocol):
         self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
     ) -> None: ...
     def remove_listener(self, forward_id: int) -> None: ...
-    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int) -> None: ...
+    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes) -> None: ...
 
 
 class Control:
@@ -163,7 +163,7 @@ class Control:
                 return Failure("bad-request", f"a worker does not take {name} with {len(fds)} descriptors")
             guest_ip = widen(pack_ipv4(message.guest_ip))
             if isinstance(message, CallGuest):
-                self._engine.call_guest(fds[0], guest_ip, message.guest_port)
+                self._engine.call_guest(fds[0], guest_ip, message.guest_port, message.first_bytes)
             else:
                 proto, keep_source = _PROTOCOLS[message.protocol], message.source == "keep"
                 self._engine.add_listener(

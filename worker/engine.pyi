@@ -78,9 +78,9 @@ class Engine:
         """
     def remove_listener(self, forward_id: int) -> None:
         """Close the forward's socket; live connections go on. Raises KeyError on an unknown id."""
-    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int) -> None:
+    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes = b"") -> None:
         """Open a connection to a port of the guest and join it to `fd`, a connected stream socket, owned by the engine
-        from now on; the guest sees the gateway. A refusal closes `fd`."""
+        from now on; the guest sees the gateway. A refusal closes `fd`. `first_bytes` were read of it already."""
     def counters(self) -> dict[str, int]:
         """Every counter and gauge, by dotted name."""
     def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, str, int, int]]:

@@ -22,6 +22,7 @@ from worker.core cimport (
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
+from worker.hostio cimport SO_KEEPALIVE, SOL_SOCKET, set_option
 from worker.ip.reassembly cimport reassembly_close
 from worker.link.kinds cimport link_close, link_flush, link_init
 from worker.link.output cimport out_close, out_frame, out_init
@@ -31,9 +32,9 @@ from worker.readiness cimport (
     READY_BATCH, READY_EDGE, READY_ERR, READY_IN, READY_OUT, ReadyEvent, ready_add, ready_close, ready_init,
     ready_modify, ready_remove,
 )
-from worker.ring cimport pool_close, pool_init
+from worker.ring cimport RING_MAX, pool_close, pool_init
 from worker.tcp_flows cimport tcp_reset_all
-from worker.tcp_opening cimport call_guest
+from worker.tcp_opening cimport call_guest, send_first
 from worker.timers cimport wheel_init
 from worker.udp_flows cimport udp_close_all, udp_forget_clients, udp_to_guest
 from worker.upcall_queue cimport (
@@ -396,11 +397,17 @@ cdef class Engine:
         udp_forget_clients(core, listener)
         bury_listener(core, listener)
 
-    def call_guest(self, int fd, bytes guest_ip, int guest_port):
+    def call_guest(self, int fd, bytes guest_ip, int guest_port, bytes first_bytes=b""):
         cdef Core* core = self._open()
         cdef Addr guest = address(guest_ip)
+        cdef TcpFlow* flow
+        if len(first_bytes) > RING_MAX:
+            raise ValueError(f"{len(first_bytes)} first bytes, at most {RING_MAX} fit")
         os.set_blocking(fd, False)
-        call_guest(core, fd, &guest, <uint16_t>guest_port, &core.gateway_ip, 0)
+        set_option(fd, SOL_SOCKET, SO_KEEPALIVE, 1)
+        flow = call_guest(core, fd, &guest, <uint16_t>guest_port, &core.gateway_ip, 0)
+        if flow != NULL and first_bytes:
+            send_first(core, flow, <const uint8_t*><const char*>first_bytes, <uint32_t>len(first_bytes))
 
     def counters(self):
         cdef Core* core = self._open()

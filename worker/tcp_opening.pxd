@@ -1,8 +1,8 @@
 """How TCP flows come to be: the guest dials out, or the host comes in by a forwarded port."""
 
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from worker.core cimport Core, FlowKey, Listener, Verdict
+from worker.core cimport Core, FlowKey, Listener, TcpFlow, Verdict
 from worker.wire.addr cimport Addr
 from worker.wire.ipv4 cimport Ipv4View
 from worker.wire.tcp cimport TcpView
@@ -13,6 +13,7 @@ cdef void tcp_new_flow(
 ) noexcept nogil
 cdef void tcp_no_flow(Core* core, const FlowKey* key, const TcpView* s) noexcept nogil
 cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil
-cdef void call_guest(
+cdef TcpFlow* call_guest(
     Core* core, int fd, const Addr* guest, uint16_t guest_port, const Addr* client, uint16_t client_port
 ) noexcept nogil
+cdef void send_first(Core* core, TcpFlow* flow, const uint8_t* data, uint32_t length) noexcept nogil

@@ -6,14 +6,15 @@ as RST, an unreachable host as ICMP, silence as silence.
 """
 
 from libc.errno cimport EACCES, EALREADY, ECONNABORTED, EINPROGRESS, EINTR, ENETUNREACH, errno
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close
 
 from worker.clients cimport client_as_seen, next_ephemeral_port
-from worker.core cimport FLOW_TCP, TAG_TCP, TcpFlow, UpcallEntry, count, token_of
+from worker.core cimport FLOW_TCP, TAG_TCP, TcpFlow, UpcallEntry, count, count_by, token_of
 from worker.counters cimport (
-    C_SYSCALLS_CONTROL, C_TCP_NO_FLOW, C_TCP_OPENED_BY_GUEST, C_TCP_OPENED_BY_HOST, C_TCP_RESETS_SENT,
+    C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_TCP_NO_FLOW, C_TCP_OPENED_BY_GUEST, C_TCP_OPENED_BY_HOST,
+    C_TCP_OUT_OF_MEMORY, C_TCP_RESETS_SENT,
 )
 from worker.flow_table cimport table_find
 from worker.hostio cimport (
@@ -23,6 +24,7 @@ from worker.hostio cimport (
 )
 from worker.lists cimport list_add
 from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_add, ready_rearm
+from worker.ring cimport ring_reserve, ring_write_at
 from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_connect, tcp_hold_syn
 from worker.tcp_flows cimport connect_failed, destroy, host_is_up, new_flow, want_output
@@ -147,10 +149,10 @@ cdef bint choose_port(Core* core, FlowKey* key) noexcept nogil:
     return False
 
 
-cdef void call_guest(
+cdef TcpFlow* call_guest(
     Core* core, int fd, const Addr* guest, uint16_t guest_port, const Addr* client, uint16_t client_port
 ) noexcept nogil:
-    """Open a connection to a port of the guest for a host socket, which is ours from now on.
+    """Open a connection to a port of the guest for a host socket, which is ours from now on; NULL: it cannot be.
 
     `client` is as the guest is to see it; port 0: any.
     """
@@ -167,7 +169,7 @@ cdef void call_guest(
     if flow == NULL:
         reset_on_close(fd)
         close(fd)
-        return
+        return NULL
     flow.fd = fd
     flow.from_host = True
     flow.host_writable = True
@@ -176,9 +178,22 @@ cdef void call_guest(
     count(core, C_SYSCALLS_CONTROL)
     if ready_add(&core.ready, fd, token_of(TAG_TCP, flow), READY_IN | READY_EDGE):
         destroy(core, flow, True)
-        return
+        return NULL
     tcp_connect(&flow.tcb)
     want_output(core, flow)
+    return flow
+
+
+cdef void send_first(Core* core, TcpFlow* flow, const uint8_t* data, uint32_t length) noexcept nogil:
+    """What goes to the guest before anything that is read from the host socket; at most RING_MAX bytes."""
+    if not ring_reserve(&core.pool, &flow.tcb.snd, length):
+        count(core, C_TCP_OUT_OF_MEMORY)
+        destroy(core, flow, True)
+        return
+    ring_write_at(&flow.tcb.snd, 0, data, length)
+    flow.tcb.snd.used = length
+    flow.to_guest += length
+    count_by(core, C_FLOW_BYTES_TO_GUEST, length)
 
 
 cdef void tcp_accept(Core* core, Listener* listener) noexcept nogil:

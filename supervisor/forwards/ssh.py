@@ -64,22 +64,26 @@ class SshForward:
         while True:
             await _readable(self._sock)
             started = time.monotonic()
-            ours, theirs = FdChannel.pair()
             try:
-                command = [*python("supervisor.forwards.ssh_carrier"), str(theirs.fileno())]
-                self._process = await start(command, [theirs.fileno()], {**os.environ, **self._env})
-                theirs.close()
-                await ours.asend(self._to, [self._sock.fileno()])
-                await self._answer(ours)
-                status = await self._process.wait()
-                log.error("the SSH carrier of %s ended (%s)", self._sock.getsockname(), status_in_words(status))
+                ending = status_in_words(await self._run())
             except OSError as error:
-                log.error("no SSH carrier for %s: %s", self._sock.getsockname(), error)
-            finally:
-                for end_of_channel in (ours, theirs):
-                    end_of_channel.close()
-            self._process = None
+                ending = str(error)
+            log.error("the SSH carrier of %s ended (%s)", self._sock.getsockname(), ending)
             await asyncio.sleep(backoff.delay(time.monotonic() - started))
+
+    async def _run(self) -> int:
+        """One carrier's life; its exit status."""
+        ours, theirs = FdChannel.pair()
+        try:
+            command = [*python("supervisor.forwards.ssh_carrier"), str(theirs.fileno())]
+            self._process = await start(command, [theirs.fileno()], {**os.environ, **self._env})
+            theirs.close()
+            await ours.asend(self._to, [self._sock.fileno()])
+            await self._answer(ours)
+            return await self._process.wait()
+        finally:
+            for end_of_channel in (ours, theirs):
+                end_of_channel.close()
 
     async def _answer(self, channel: FdChannel) -> None:
         """Let the carrier reach its SSH server until it is gone."""

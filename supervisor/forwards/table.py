@@ -138,12 +138,14 @@ class Forwards:
             for entry in tuple(self._entries.values()):
                 await self._settle(entry)
 
-    async def call(self, network: str, host: str, port: int, fd: int, meant: str = "") -> bool:
+    async def call(
+        self, network: str, host: str, port: int, fd: int, meant: str = "", first_bytes: bytes = b""
+    ) -> bool:
         """Join a connected stream socket to a TCP port of a VM; False: no VM has that address."""
         vm, worker, guest_ip = self._server_of(network, host, meant)
         if vm is None or worker is None:
             return False
-        return await self._vms.pass_descriptor(vm, worker, CallGuest(guest_ip, port), fd)
+        return await self._vms.pass_descriptor(vm, worker, CallGuest(guest_ip, port, first_bytes), fd)
 
     async def close(self, patience: float) -> None:
         """Close every port; the state keeps them for the next run."""

@@ -41,15 +41,15 @@ class Forwards:
 
     def __init__(self) -> None:
         self.listeners: dict[int, tuple[int, int, bytes, int, bool]] = {}
-        self.calls: list[tuple[int, bytes, int]] = []
+        self.calls: list[tuple[int, bytes, int, bytes]] = []
 
     def add_listener(
         self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
     ) -> None:
         self.listeners[forward_id] = (fd, proto, guest_ip, guest_port, keep_source)
 
-    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int) -> None:
-        self.calls.append((fd, guest_ip, guest_port))
+    def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes) -> None:
+        self.calls.append((fd, guest_ip, guest_port, first_bytes))
 
     def remove_listener(self, forward_id: int) -> None:
         os.close(self.listeners.pop(forward_id)[0])
@@ -172,11 +172,11 @@ def test_a_socket_to_join_to_the_guest_arrives(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            await scene.channel.asend(CallGuest("10.0.0.2", 22), [theirs.fileno()])
+            await scene.channel.asend(CallGuest("10.0.0.2", 22, b"\xff"), [theirs.fileno()])
             assert (await scene.channel.arecv())[0] == Empty()
             fd, *rest = scene.engine.calls[0]
             assert os.fstat(fd).st_ino == os.fstat(theirs.fileno()).st_ino
-            assert rest == [widen(pack_ipv4("10.0.0.2")), 22]
+            assert rest == [widen(pack_ipv4("10.0.0.2")), 22, b"\xff"]
             os.close(fd)
 
     play(tmp_path, scenario)

@@ -168,6 +168,17 @@ def test_a_socket_that_is_already_connected_is_joined_to_the_guests_port(bed: Be
     assert bed.counter("tcp.opened_by_host") == 1
 
 
+def test_what_was_read_of_a_socket_before_goes_first(bed: Bed) -> None:
+    ours, theirs = socket.socketpair()
+    bed.keep(ours).send(b"then this")
+    first = bytes(range(256)) * 40
+    bed.engine.call_guest(theirs.detach(), wide(GUEST_IP), 22, first)
+    guest = called(bed).answer()
+    assert guest.read(len(first) + 9) == first + b"then this"
+    guest.write(b"answer")
+    assert bed.receive(ours, 6) == b"answer"
+
+
 def test_a_call_that_the_guest_refuses_ends_the_socket(bed: Bed) -> None:
     ours, theirs = socket.socketpair()
     bed.keep(ours)
