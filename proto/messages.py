@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Framing = Literal["stream32", "stream16", "messages"]
+Framing = Literal["stream32", "stream16", "messages", "tap", "tap-vnet"]
 """How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths, or one frame a message.
 """
 

@@ -61,6 +61,7 @@ class UrlForm:
     """As errors and help show it: ``unix:///PATH``"""
     parse: Callable[[SplitResult], Endpoint | None]
     """None: the URL is not of this form. Raises ValueError where it is, but cannot be meant."""
+    takes_query: bool = False
 
 
 def unix_form(scheme: str) -> UrlForm:
@@ -95,9 +96,9 @@ def parse_endpoint(url: str, forms: Sequence[UrlForm] = (UNIX, TCP), prefix: str
         parts = urlsplit(url)
     except ValueError:
         parts = None
-    if parts is not None and not (parts.query or parts.fragment or parts.username):
+    if parts is not None and not (parts.fragment or parts.username):
         for form in forms:
-            endpoint = form.parse(parts)
+            endpoint = form.parse(parts) if form.takes_query or not parts.query else None
             if endpoint is not None:
                 return endpoint
     expected = " or ".join(prefix + form.text for form in forms)

@@ -111,6 +111,11 @@ class Vm:
             self._warned.add(what)
             log.warning("%s uses %s, which is not its own", self.id, what)
 
+    @property
+    def is_gone(self) -> bool:
+        """The guest is no more, though its link does not say so."""
+        return self.attachment.gone is not None and self.attachment.gone.done()
+
     def close(self, reason: str) -> None:
         """The link is at its end."""
         if not self.closed.done():
@@ -175,6 +180,8 @@ class Vms:
         self._vms[vm.id] = vm
         self._events.publish(VmAttached(vm.id, network.name))
         self._tasks[vm.id] = asyncio.get_running_loop().create_task(self._live(vm), name=vm.id)
+        if attachment.gone is not None:
+            attachment.gone.add_done_callback(lambda gone: self._end(vm, gone.result()))
 
     async def greet(self, vm: Vm, pid: int) -> None:
         """A worker said hello: from now on it can be asked and given forwards."""
@@ -247,11 +254,17 @@ class Vms:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def kill(self, worker: Worker) -> None:
+    def kill(self, worker: Worker, how: signal.Signals = signal.SIGKILL) -> None:
         """End a worker that does not do what it should; its VM gets another."""
         if self._zygote.is_running(worker.pid):
             with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+                os.kill(worker.pid, how)
+
+    def _end(self, vm: Vm, reason: str) -> None:
+        """The VM is no more, though its link does not say so."""
+        vm.close(reason)
+        if vm.worker is not None:
+            self.kill(vm.worker, signal.SIGTERM)
 
     async def _tell_network(self, vm: Vm, worker: Worker) -> None:
         network = vm.network.describe()
@@ -278,7 +291,7 @@ class Vms:
 
     async def _keep_worker(self, vm: Vm) -> None:
         backoff = Backoff()
-        while True:
+        while not vm.closed.done():
             started = time.monotonic()
             try:
                 worker = await self._start_worker(vm)
@@ -289,6 +302,8 @@ class Vms:
                     self._events.publish(WorkerRestarted(vm.id, worker.pid, ending))
                 if vm.greeted_by == worker.pid:
                     await self.greet(vm, worker.pid)
+                if vm.is_gone:
+                    self.kill(worker, signal.SIGTERM)
                 status = await self._wait_end(vm, worker)
                 ending = status_in_words(status)
             if status == 0:  # a worker ends by itself only when its link is at an end

@@ -2,9 +2,9 @@
 
 `link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts` (what is known of
 destinations), `icmp_errors`, `flow_table`, `segments`, `tcp_flows`, `tcp_opening`, `tcp_from_guest`, `tcp_to_guest` and
-`udp_flows` (flows and their host sockets), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream` and
-`link.messages` (the kinds of link, both ways), `link.kinds` (which of them it is), `loop` (one turn), `engine` (the
-face to Python).
+`udp_flows` (flows and their host sockets), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream`,
+`link.messages` and `link.tap` (the kinds of link, both ways), `link.kinds` (which of them it is), `loop` (one turn),
+`engine` (the face to Python).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -28,7 +28,7 @@ cdef enum:
     OUT_SLOT_LEN = 128
     OUT_BATCH_BYTES = 1048576
     OUT_FIFO_SIZE = 1310720  # a batch of datagrams of the largest size, fragmented
-    LINK_PREFIX_MAX = 4
+    LINK_PREFIX_MAX = 10
     FIFO_MARK_LEN = 4  # before a frame in the fifo of a link that needs to know where each begins
     MAX_SLICES = 4096
     MAX_LISTENERS = 4096
@@ -45,6 +45,7 @@ cdef enum:
 cdef enum LinkKind:
     LINK_STREAM = 0  # each frame behind its length
     LINK_MESSAGES = 1  # each frame a message of a SEQPACKET or datagram socket
+    LINK_TAP = 2  # each read and write of a tap device is a frame
 
 cdef enum LinkResult:
     # What became of one read of the link.
@@ -247,7 +248,8 @@ cdef struct Core:
     LinkKind link_kind
     MessageBatch* messages  # of a link of messages
     int prefix_len
-    bint big_endian
+    bint offloads  # a virtio_net_hdr before each frame: checksums and segmentation are left to the other side
+    bint checksum_is_known  # the transport's checksum of the frame at hand needs no look
     bint link_readable
     bint link_ended  # its end or an error was told: read until recv says so
     bint link_closed

@@ -182,7 +182,7 @@ cdef void tcp_segment(Core* core, const Ipv4View* ip, const uint8_t* frame, size
     if not parse_tcp(&ip.payload, &s):
         count(core, C_TCP_MALFORMED)
         return
-    if csum_fold(
+    if not core.checksum_is_known and csum_fold(
         csum_add(pseudo_sum(&ip.src, &ip.dst, IPPROTO_TCP_, ip.payload.left), ip.payload.pos, ip.payload.left)
     ):
         count(core, C_TCP_BAD_CHECKSUM)
@@ -231,7 +231,7 @@ cdef void udp_datagram(Core* core, const Ipv4View* ip, const uint8_t* frame, siz
     if not parse_udp(&ip.payload, &u):
         count(core, C_UDP_MALFORMED)
         return
-    if u.checksum and csum_fold(
+    if u.checksum and not core.checksum_is_known and csum_fold(
         csum_add(
             pseudo_sum(&ip.src, &ip.dst, IPPROTO_UDP_, u.length + 8), ip.payload.pos, u.length + 8
         )

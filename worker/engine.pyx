@@ -16,7 +16,7 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
 from worker.core cimport (
-    FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES,
+    FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, LINK_TAP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES,
     MAX_UDP_FLOWS, RX_READ, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice,
     TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
 )
@@ -26,6 +26,7 @@ from worker.hostio cimport SO_KEEPALIVE, SOL_SOCKET, set_option
 from worker.ip.reassembly cimport reassembly_close
 from worker.link.kinds cimport link_close, link_flush, link_init
 from worker.link.output cimport out_close, out_frame, out_init
+from worker.link.vnet cimport VNET_HEADER_LEN
 from worker.lists cimport list_append, list_empty, list_init, list_pop, list_remove, node_init
 from worker.loop cimport clock_us, handle_injected, handle_received, run_until
 from worker.readiness cimport (
@@ -58,7 +59,14 @@ cdef enum:
 
 __all__ = ["STATES", "Engine"]
 
-PREFIX_LENS = {"stream32": 4, "stream16": 2, "messages": 0}
+FRAMINGS = {
+    "stream32": (LINK_STREAM, 4),
+    "stream16": (LINK_STREAM, 2),
+    "messages": (LINK_MESSAGES, 0),
+    "tap": (LINK_TAP, 0),
+    "tap-vnet": (LINK_TAP, VNET_HEADER_LEN),
+}
+"""The kind of link, and the length of what lies before each frame."""
 
 STATES = (
     "CLOSED", "LISTEN", "SYN-SENT", "SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING",
@@ -99,8 +107,8 @@ cdef class Engine:
         self.upcall_fd = -1
         self.listeners = {}
         self.python_fds = set()
-        if framing not in PREFIX_LENS:
-            raise ValueError(f"framing {framing!r}: expected {', '.join(PREFIX_LENS)}")
+        if framing not in FRAMINGS:
+            raise ValueError(f"framing {framing!r}: expected {', '.join(FRAMINGS)}")
         if readiness not in ("auto", "epoll", "poll"):
             raise ValueError(f"readiness {readiness!r}: expected auto, epoll or poll")
         max_mtu = MAX_SHORT_FRAME - ETHERNET_HEADER_LEN if framing == "stream16" else MAX_MTU
@@ -117,8 +125,8 @@ cdef class Engine:
         self._init_lists()
         self._init_memory(readiness != "poll")
         core = self.core
-        core.link_kind = LINK_MESSAGES if framing == "messages" else LINK_STREAM
-        core.prefix_len = PREFIX_LENS[framing]
+        core.link_kind, core.prefix_len = FRAMINGS[framing]
+        core.offloads = framing == "tap-vnet"
         core.mtu = mtu
         core.gateway_ip = address(gateway_ip)
         core.subnet = address(subnet)

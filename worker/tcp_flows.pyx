@@ -36,6 +36,7 @@ cdef enum:
     WINDOW_PACKETS_ALL = 800  # of all flows together
     WINDOW_PACKETS_MIN = 4
     WINDOW_MAX = 1048576  # bytes of one flow
+    GSO_MAX = 65535 - IPV4_HEADER_LEN - TCP_HEADER_LEN - 12  # payload of the longest packet, behind a timestamp
 
 
 cdef uint32_t isn(Core* core, const FlowKey* key) noexcept nogil:
@@ -73,7 +74,8 @@ cdef TcpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:
     flow.head.key = key[0]
     flow.fd = -1
     tcp_init(
-        &flow.tcb, isn(core, key), <uint16_t>(core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN), window_share(core), 0
+        &flow.tcb, isn(core, key), <uint16_t>(core.mtu - IPV4_HEADER_LEN - TCP_HEADER_LEN), window_share(core),
+        GSO_MAX if core.offloads else 0,
     )
     flow.tcb.ts_offset = core.ts_offset
     node_init(&flow.timer.node, &flow.timer)

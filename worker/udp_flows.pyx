@@ -34,6 +34,7 @@ from worker.hostio cimport (
 )
 from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.link.output cimport out_commit, out_fifo_room, out_pending, out_reserve
+from worker.link.vnet cimport VNET_GSO_NONE, VNET_HEADER_LEN, put_vnet_offload
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport (
     READY_EDGE, READY_ERR, READY_IN, ready_add, ready_rearm, ready_remove,
@@ -41,7 +42,7 @@ from worker.readiness cimport (
 from worker.socket_errors cimport HostError, errors_enable, errors_next
 from worker.timers cimport wheel_arm, wheel_disarm
 from worker.wire.addr cimport addr_eq, addr_from_v4, is_loopback
-from worker.wire.checksum cimport csum_add, csum_fold
+from worker.wire.checksum cimport csum_add, csum_fold, csum_partial16
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
 from worker.wire.icmp cimport ICMP_FRAGMENTATION_NEEDED, ICMP_UNREACHABLE
 from worker.wire.ipv4 cimport IPPROTO_UDP_, IPV4_HEADER_LEN, IPV4_MF, pseudo_sum, put_ipv4
@@ -53,6 +54,8 @@ cdef enum:
     MAX_SEND_TRIES = 3
     HEADERS_ROOM = 4096  # for the headers of a datagram's fragments at the smallest MTU
     SERVE_QUANTUM = 64
+    HEADERS_LEN = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN
+    CHECKSUM_AT = 6  # in the UDP header
     FALLBACK_MTU = 1280  # told to a guest whose datagram is too big for a path that does not say its MTU
 
 
@@ -101,15 +104,21 @@ cdef bint udp_to_guest(
         p = out_reserve(core, total)
         if p == NULL:
             return False
-        header = p + ETHERNET_HEADER_LEN + IPV4_HEADER_LEN
+        header = p + HEADERS_LEN
     else:
         header = core.scratch
     put_udp(header, sport, dport, length, 0)
     memset(header + 6, 0, 2)
     if payload != header + UDP_HEADER_LEN:
         memcpy(header + UDP_HEADER_LEN, payload, length)
-    checksum = csum_add(checksum, header, UDP_HEADER_LEN + length)
-    put_udp(header, sport, dport, length, csum_fold(checksum))
+    if whole and core.offloads:
+        put_vnet_offload(
+            p - VNET_HEADER_LEN, VNET_GSO_NONE, HEADERS_LEN + UDP_HEADER_LEN, 0, HEADERS_LEN, CHECKSUM_AT
+        )
+        put_udp(header, sport, dport, length, csum_partial16(checksum))
+    else:
+        checksum = csum_add(checksum, header, UDP_HEADER_LEN + length)
+        put_udp(header, sport, dport, length, csum_fold(checksum))
     count(core, C_UDP_TX_DATAGRAMS)
     if not whole:
         return send_fragments(core, src, dst, dst_mac, header, UDP_HEADER_LEN + length)

@@ -9,14 +9,15 @@ from supervisor.attach.listener import Listener
 from supervisor.attach.options import NO_OPTIONS, Options, parse_options
 from supervisor.attach.qemu import QemuListener
 from supervisor.attach.stdio import StdioListener
+from supervisor.attach.tap import TapListener
 from supervisor.attach.vsock import VsockListener
 from supervisor.endpoints import Endpoint, parse_endpoint
 
 MAX_MTU = 65535
 MAX_SHORT_MTU = 65535 - 14
-"""Where the frame's length, with its Ethernet header, has two bytes."""
+"""Where the frame's length, with its Ethernet header, has two bytes; and of a tap device."""
 KINDS: dict[str, type[Listener]] = {
-    kind.kind: kind for kind in (QemuListener, HyperkitListener, VsockListener, StdioListener)
+    kind.kind: kind for kind in (QemuListener, HyperkitListener, VsockListener, StdioListener, TapListener)
 }
 
 
@@ -31,7 +32,7 @@ class ListenerSpec:
     @property
     def max_mtu(self) -> int:
         """The longest packets that the kind's framing carries."""
-        return MAX_SHORT_MTU if KINDS[self.kind].framing == "stream16" else MAX_MTU
+        return MAX_SHORT_MTU if KINDS[self.kind].framing in ("stream16", "tap-vnet") else MAX_MTU
 
     def open(self) -> Listener:
         """Bind it. Raises StartError."""

@@ -49,6 +49,8 @@ class Attachment:
     peer: str
     first_bytes: bytes = b""
     """What was read from the link already."""
+    gone: asyncio.Future[str] | None = None
+    """Why the VM is no more, once it is, where the link cannot tell."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,46 +94,18 @@ class Namespace:
         self.close()
 
 
-class NamespaceGuest(Guest):
-    """A guest made of a network namespace, a tap device, and the agent that joins it to a Moorage socket."""
+class LinuxGuest(Guest):
+    """A guest made of a network namespace; how it is joined to Moorage is left to others."""
 
     interface = "tap0"
 
-    def __init__(
-        self,
-        directory: Path,
-        url: str,
-        mac: str,
-        probe: Path,
-        host: Namespace | None = None,
-        stdio: Stdio | None = None,
-    ) -> None:
-        """`url`: where to connect; the agent does it from the namespace `host`, where one is given.
-
-        `stdio`: the agent's standard input and output, for the url ``stdio:``.
-        """
+    def __init__(self, directory: Path, mac: str, probe: Path) -> None:
         self.mac = mac
         self._closed = False
         self.probe = str(probe)
         self.dhcp_script = str(DHCP_SCRIPT)
         self.namespace = Namespace("guest")
         self.lease_file = str(directory / f"{self.namespace.name}.lease")
-        self.log = directory / f"{self.namespace.name}.log"
-        argv = [sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name, "--mac", mac]
-        argv += ["--dhcp", "none"]  # `configure` does it, with udhcpc: a client that is not ours
-        with self.log.open("wb") as log:
-            stdin, stdout = stdio or (None, log)
-            self.agent = subprocess.Popen(host.command(argv) if host else argv, stdin=stdin, stdout=stdout, stderr=log)
-        try:
-            wait_for(self._is_connected, 10.0, "the agent's connection")
-        except BaseException:
-            self.close()
-            raise
-
-    def _is_connected(self) -> bool:
-        text = self.log.read_text()
-        assert self.agent.poll() is None, text
-        return "connected to" in text
 
     def attempt(self, command: str, timeout: float = 30.0) -> Result:
         shell = subprocess.Popen(
@@ -154,17 +126,73 @@ class NamespaceGuest(Guest):
         return Result(shell.returncode, output)
 
     def close(self) -> None:
+        """End whatever runs in the guest. May be called again."""
+        if not self._closed:
+            self._closed = True
+            self.namespace.close()
+
+
+class TapGuest(LinuxGuest):
+    """A guest whose device the service opens itself, with a MAC of the kernel's choice."""
+
+    def __init__(self, directory: Path, probe: Path) -> None:
+        super().__init__(directory, "", probe)
+
+    @property
+    def url(self) -> str:
+        """Of the listener that makes the device."""
+        return f"tap:///{self.interface}?netns=/run/netns/{self.namespace.name}"
+
+    def learn_mac(self) -> None:
+        """The device is there: the kernel has chosen its MAC."""
+        self.mac = self.sh(f"cat /sys/class/net/{self.interface}/address").strip()
+
+
+class NamespaceGuest(LinuxGuest):
+    """A guest made of a network namespace, a tap device, and the agent that joins it to a Moorage socket."""
+
+    def __init__(
+        self,
+        directory: Path,
+        url: str,
+        mac: str,
+        probe: Path,
+        host: Namespace | None = None,
+        stdio: Stdio | None = None,
+    ) -> None:
+        """`url`: where to connect; the agent does it from the namespace `host`, where one is given.
+
+        `stdio`: the agent's standard input and output, for the url ``stdio:``.
+        """
+        super().__init__(directory, mac, probe)
+        self.log = directory / f"{self.namespace.name}.log"
+        argv = [sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name, "--mac", mac]
+        argv += ["--dhcp", "none"]  # `configure` does it, with udhcpc: a client that is not ours
+        with self.log.open("wb") as log:
+            stdin, stdout = stdio or (None, log)
+            self.agent = subprocess.Popen(host.command(argv) if host else argv, stdin=stdin, stdout=stdout, stderr=log)
+        try:
+            wait_for(self._is_connected, 10.0, "the agent's connection")
+        except BaseException:
+            self.close()
+            raise
+
+    def _is_connected(self) -> bool:
+        text = self.log.read_text()
+        assert self.agent.poll() is None, text
+        return "connected to" in text
+
+    def close(self) -> None:
         """End the agent (and with it the device) and whatever runs in the guest. May be called again."""
         if self._closed:
             return
-        self._closed = True
         self.agent.terminate()
         try:
             self.agent.wait(5)
         except subprocess.TimeoutExpired:
             self.agent.kill()
             self.agent.wait()
-        self.namespace.close()
+        super().close()
 
 
 def _ip(*arguments: str) -> None:

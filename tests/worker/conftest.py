@@ -6,7 +6,13 @@ import pytest
 
 from tests.worker.framebed import Bed
 
-FORMS = [("stream32", "epoll"), ("stream16", "poll"), ("seqpacket", "epoll"), ("datagram", "poll")]
+FORMS = [
+    ("stream32", "epoll"),
+    ("stream16", "poll"),
+    ("seqpacket", "epoll"),
+    ("datagram", "poll"),
+    ("tap-vnet", "epoll"),
+]
 
 
 @pytest.fixture(params=FORMS, ids="-".join)

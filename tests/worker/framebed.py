@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import dpkt
 
+from tests.worker import vnet
 from worker.addr import pack_ipv4, widen
 from worker.engine import Engine
 from worker.upcalls import Action, Upcall
@@ -36,8 +37,10 @@ LINKS = {
     "stream16": ("stream16", socket.SOCK_STREAM),
     "seqpacket": ("messages", socket.SOCK_SEQPACKET),
     "datagram": ("messages", socket.SOCK_DGRAM),
+    "tap": ("tap", socket.SOCK_SEQPACKET),
+    "tap-vnet": ("tap-vnet", socket.SOCK_SEQPACKET),
 }
-"""The engine's framing, and the type of socket, for each form of link."""
+"""The engine's framing, and the type of socket, for each form of link; a SEQPACKET socket stands in for the device."""
 DEADLINE = 5.0
 """Seconds until a condition that does not come about fails the test."""
 
@@ -158,6 +161,10 @@ class Bed:
 
     # --- the guest's side
 
+    @property
+    def is_stream(self) -> bool:
+        return self.framing in ("stream32", "stream16")
+
     def wire(self, *frames: bytes) -> bytes:
         """Frames as they lie on a stream link."""
         if self.framing == "stream32":
@@ -166,17 +173,21 @@ class Bed:
 
     def send(self, *frames: bytes) -> None:
         """Put frames on the link, all of them, while the engine works."""
-        if self.framing != "messages":
+        if self.is_stream:
             self.push(self.wire(*frames))
             return
-        for frame in frames:
-            while attempt(partial(self.link.send, frame)) is None:
+        for message in self.messages(*frames):
+            while attempt(partial(self.link.send, message)) is None:
                 self.turn()
 
     def offer(self, *frames: bytes) -> None:
         """Put a few frames on the link before the engine's next turn."""
-        for message in frames if self.framing == "messages" else (self.wire(*frames),):
+        for message in (self.wire(*frames),) if self.is_stream else self.messages(*frames):
             self.link.send(message)
+
+    def messages(self, *frames: bytes) -> list[bytes]:
+        """Frames as they lie on any other link."""
+        return [vnet.PLAIN + frame for frame in frames] if self.framing == "tap-vnet" else list(frames)
 
     def push(self, data: bytes) -> None:
         """Put bytes on a stream link, all of them."""
@@ -196,9 +207,10 @@ class Bed:
 
     def read(self) -> None:
         """Take what the engine has sent."""
-        if self.framing == "messages":
-            while frame := attempt(lambda: self.link.recv(1 << 18)):
-                self.inbox.append(check(frame, self.mtu))
+        if not self.is_stream:
+            while message := attempt(lambda: self.link.recv(1 << 18)):
+                frames = vnet.frames(message) if self.framing == "tap-vnet" else [message]
+                self.inbox += [check(frame, self.mtu) for frame in frames]
             return
         with contextlib.suppress(BlockingIOError):
             while data := self.link.recv(1 << 18):

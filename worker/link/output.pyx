@@ -20,6 +20,7 @@ from worker.core cimport (
     TAG_LINK_OUT, Core, count, count_by, token_of,
 )
 from worker.counters cimport C_LINK_BLOCKED, C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES
+from worker.link.vnet cimport put_vnet_plain
 from worker.readiness cimport READY_EDGE, READY_IN, READY_OUT, ready_add, ready_modify, ready_remove
 from worker.ring cimport pool_unpin
 from worker.wire._cursor cimport load_u32, store_u32
@@ -69,7 +70,10 @@ cdef inline int mark_len(const Core* core) noexcept nogil:
 
 
 cdef uint8_t* out_reserve(Core* core, size_t frame_len) noexcept nogil:
-    """Where to write a frame of that length; NULL (and counted): the guest does not keep up."""
+    """Where to write a frame of that length; NULL (and counted): the guest does not keep up.
+
+    Before it, on a link with offloads, lies a header for a frame without; it may be written anew.
+    """
     if core.out.fifo_taken and core.out.count == 0:
         memmove(core.out.fifo, core.out.fifo + core.out.fifo_taken, core.out.fifo_end - core.out.fifo_taken)
         core.out.fifo_end -= core.out.fifo_taken
@@ -77,6 +81,8 @@ cdef uint8_t* out_reserve(Core* core, size_t frame_len) noexcept nogil:
     if frame_len > out_fifo_room(core):
         count(core, C_LINK_TX_DROPPED)
         return NULL
+    if core.offloads:
+        put_vnet_plain(core.out.fifo + core.out.fifo_end + mark_len(core))
     return core.out.fifo + core.out.fifo_end + mark_len(core) + core.prefix_len
 
 
@@ -107,7 +113,8 @@ cdef bint out_batch_full(const Core* core) noexcept nogil:
 
 
 cdef uint8_t* out_slot(Core* core) noexcept nogil:
-    """Where to write the headers of the next segment of the batch, which must not be full."""
+    """Where to write the headers of the next segment of the batch, which must not be full, and before them what a link
+    with offloads wants to know."""
     return core.out.slots + core.out.frame_count * OUT_SLOT_LEN + LINK_PREFIX_MAX
 
 
