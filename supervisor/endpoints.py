@@ -110,10 +110,11 @@ def join_host_port(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listen(endpoint: StreamEndpoint) -> socket.socket:
-    """A non-blocking listening stream socket; a unix one has mode 0600. Raises StartError that names the address."""
+def listen(endpoint: StreamEndpoint, kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """A non-blocking listening socket; a unix one (`kind`: its type) has mode 0600. Raises StartError that names the
+    address."""
     try:
-        sock = bind_unix(endpoint, socket.SOCK_STREAM) if isinstance(endpoint, UnixEndpoint) else _bind_tcp(endpoint)
+        sock = bind_unix(endpoint, kind) if isinstance(endpoint, UnixEndpoint) else _bind_tcp(endpoint)
         try:
             sock.listen(BACKLOG)
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from supervisor.attach.bess import BessListener
 from supervisor.attach.hyperkit import HyperkitListener
 from supervisor.attach.listener import Listener
 from supervisor.attach.options import NO_OPTIONS, Options, parse_options
@@ -17,7 +18,15 @@ MAX_MTU = 65535
 MAX_SHORT_MTU = 65535 - 14
 """Where the frame's length, with its Ethernet header, has two bytes; and of a tap device."""
 KINDS: dict[str, type[Listener]] = {
-    kind.kind: kind for kind in (QemuListener, HyperkitListener, VsockListener, StdioListener, TapListener)
+    kind.kind: kind
+    for kind in (
+        QemuListener,
+        BessListener,
+        HyperkitListener,
+        VsockListener,
+        StdioListener,
+        TapListener,
+    )
 }
 
 

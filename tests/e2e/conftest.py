@@ -27,7 +27,7 @@ _http._tcp.example.test. 300 IN SRV 1 2 80 www.example.test.
 host.lab.test. 300 IN A 10.77.0.1
 """
 
-_macs = (f"5a:94:ef:e4:0d:{number:02x}" for number in itertools.count(1))
+new_macs = (f"5a:94:ef:e4:0d:{number:02x}" for number in itertools.count(1))
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def service(host: Namespace, names: Names) -> Iterator[Service]:
 @pytest.fixture(scope="session", params=["namespace", "qemu-unix", "qemu-tcp"])
 def guest(request: pytest.FixtureRequest, service: Service, workshop: Path, probe: Path) -> Iterator[Guest]:
     """A configured guest of each kind in turn."""
-    mac = next(_macs)
+    mac = next(new_macs)
     guest: Guest
     if request.param == "namespace":
         guest = NamespaceGuest(workshop, service.unix_url, mac, probe, service.host)
@@ -102,7 +102,7 @@ def attach(workshop: Path, probe: Path) -> Iterator[Attach]:
     with contextlib.ExitStack() as guests:
 
         def attach(service: Service, mac: str = "") -> NamespaceGuest:
-            guest = NamespaceGuest(workshop, service.unix_url, mac or next(_macs), probe, service.host)
+            guest = NamespaceGuest(workshop, service.unix_url, mac or next(new_macs), probe, service.host)
             return guests.enter_context(contextlib.closing(guest))
 
         yield attach

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import re
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.checks import GATEWAY, HOST, check_download, check_forward, check_lease, resolve
 from tests.guests.guest import Guest, random_sha256
 from tests.guests.host import ADDRESS, NO_HOST, NO_NETWORK
-from tests.guests.namespace import Namespace
 from tests.guests.servers import FileServer, Names
 from tests.guests.service import Service
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(180)]
 
-GATEWAY = "192.168.127.1"
-HOST = "192.168.127.254"
 SIZE = 200_000_000
 """Bytes of the big transfers."""
-CURL_COULD_NOT_CONNECT = 7
 AT_ONCE = 2.0
 """Seconds: what is refused is refused at once, and emulation is slow."""
 
 
-def resolve(guest: Guest, name: str, kind: str = "a", server: str = "") -> str:
-    """nslookup's answer, without the lines that name the server."""
-    output = guest.sh(f"busybox nslookup -type={kind} {name} {server}")
-    return output.split("\n\n", 1)[1]
-
-
 def test_guest_configures_itself_by_dhcp(guest: Guest) -> None:
-    lease = guest.lease
-    assert re.fullmatch(r"192\.168\.127\.\d+", lease.ip)
-    assert lease.ip not in (GATEWAY, HOST)
-    assert lease.prefix_len == 24
-    assert (lease.routers, lease.dns, lease.server) == ((GATEWAY,), (GATEWAY,), GATEWAY)
-    assert lease.search == ("lab.test", "example.test")
-    assert lease.mtu == 1500
-    assert lease.lease_time == 3600
+    check_lease(guest.lease)
 
 
 @pytest.mark.parametrize("address", [GATEWAY, HOST, ADDRESS])
@@ -77,8 +60,7 @@ def test_a_name_that_does_not_exist_is_said_not_to(guest: Guest) -> None:
 
 
 def test_download_arrives_whole(guest: Guest, files: FileServer) -> None:
-    url = f"http://{HOST}:{files.port}/data?size={SIZE}"
-    assert guest.sh(f"busybox wget -q -O - '{url}' | busybox sha256sum", 120).split()[0] == files.sha256(SIZE)
+    check_download(guest, files, SIZE)
 
 
 def test_upload_arrives_whole(guest: Guest, files: FileServer, probe: Path) -> None:
@@ -105,17 +87,8 @@ def test_a_destination_without_a_route_is_unreachable_at_once(guest: Guest, addr
     assert time.monotonic() - began < AT_ONCE
 
 
-def test_guest_serves_http_on_a_forwarded_port(guest: Guest, service: Service, host: Namespace) -> None:
-    guest.sh(f"d=$(mktemp -d) && echo hello from {guest.mac} >$d/index.html && busybox httpd -p 80 -h $d")
-    service.expose("127.0.0.1:8080", f"{guest.lease.ip}:80")
-    try:
-        fetched = host.run("curl", "-sS", "--max-time", "10", "http://127.0.0.1:8080/")
-        assert fetched.stdout == f"hello from {guest.mac}\n", fetched.stderr
-    finally:
-        body = {"local": "127.0.0.1:8080", "protocol": "tcp"}
-        assert service.request("POST", "/services/forwarder/unexpose", body)[0] == 200
-    closed = host.run("curl", "-sS", "--max-time", "10", "http://127.0.0.1:8080/")
-    assert closed.returncode == CURL_COULD_NOT_CONNECT
+def test_guest_serves_http_on_a_forwarded_port(guest: Guest, service: Service) -> None:
+    check_forward(guest, service)
 
 
 def test_datagrams_pass_both_ways_whole_and_in_fragments(guest: Guest, echo_port: int) -> None:

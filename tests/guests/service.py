@@ -27,12 +27,14 @@ from tests.guests.waiting import wait_for
 MOORAGE = Path(sys.executable).with_name("moorage")
 QEMU_PORT = 5910
 """Of the TCP listener; the namespace is the service's own, so a fixed port is free."""
+OTHER_LISTENERS = {"bess": "unixpacket"}
+"""Kinds of listeners besides QEMU's, and the scheme of their URLs."""
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
 
 
 class Service:
-    """``moorage serve`` with a unix and a TCP listener for QEMU, and its API on a unix socket."""
+    """``moorage serve`` with a listener of each kind, for QEMU on unix and TCP, and its API on a unix socket."""
 
     def __init__(self, host: Namespace, *arguments: str) -> None:
         self.host = host
@@ -60,11 +62,16 @@ class Service:
         """QEMU's -netdev, over TCP."""
         return f"socket,connect=127.0.0.1:{QEMU_PORT}"
 
+    def path(self, kind: str) -> Path:
+        """The socket of a listener other than QEMU's."""
+        return self.directory / f"{kind}.sock"
+
     def command(self) -> list[str]:
         """What a user would type."""
         return [
             *(str(MOORAGE), "serve", "--runtime-dir", str(self.runtime), "--state-dir", str(self.directory / "state")),
             *("--listen", f"qemu=unix://{self.link_path}", "--listen", f"qemu=tcp://127.0.0.1:{QEMU_PORT}"),
+            *(f"--listen={kind}={scheme}://{self.path(kind)}" for kind, scheme in OTHER_LISTENERS.items()),
             *("--api", f"unix://{self.api_path}", *self.arguments),
         ]
 
