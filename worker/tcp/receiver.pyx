@@ -21,10 +21,10 @@ from worker.tcp.congestion cimport cc_enter_recovery, cc_leave, cc_on_ack, cc_st
 from worker.tcp.rtt cimport rtt_on_ack
 from worker.tcp.scoreboard cimport lost_edge, range_insert, sack_prune, sack_update
 from worker.tcp.tcb cimport (
-    ACKS_CARRIED, CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, DELAYED_ACK, DUP_THRESHOLD, ESTABLISHED, EV_ACKED,
-    EV_BAD_ACK, EV_CLOSED, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET, EV_RING, FIN_WAIT_1,
-    FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PATIENT_ACK, PAWS_MAX_AGE, RCV_WSCALE, SYN_RECEIVED, SYN_SENT, TIME_WAIT,
-    TIME_WAIT_PERIOD, in_flight, may_receive, set_state, tcp_touch,
+    ACKS_CARRIED, CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSED, CLOSE_WAIT, CLOSING, DELAYED_ACK, DUP_THRESHOLD,
+    ESTABLISHED, EV_ACKED, EV_BAD_ACK, EV_CLOSED, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET,
+    EV_RING, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PATIENT_ACK, PAWS_MAX_AGE, RCV_WSCALE,
+    SYN_RECEIVED, SYN_SENT, TIME_WAIT, TIME_WAIT_PERIOD, in_flight, may_receive, set_state, tcp_touch,
 )
 from worker.wire.seqnum cimport seq_ge, seq_gt, seq_le, seq_lt
 from worker.wire.tcp cimport TCP_ACK, TCP_DEFAULT_MSS, TCP_FIN, TCP_RST, TCP_SYN

@@ -18,9 +18,9 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    ACKS_CARRIED, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1, KEEPALIVE_INTERVAL, LAST_ACK,
-    MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED, SYN_SENT, TIME_WAIT, in_flight,
-    is_synchronized, rcv_undelivered, set_state, snd_end,
+    ACKS_CARRIED, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1,
+    KEEPALIVE_INTERVAL, LAST_ACK, MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED,
+    SYN_SENT, TIME_WAIT, in_flight, is_synchronized, rcv_undelivered, set_state, snd_end,
 )
 from worker.wire.seqnum cimport seq_gt, seq_lt, seq_max
 from worker.wire.tcp cimport TCP_ACK, TCP_FIN, TCP_PSH, TCP_SYN
