@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from posix.uio cimport iovec
 
 from worker.counters cimport COUNTERS
-from worker.datagrams cimport DATAGRAM_BATCH, DatagramBatch
+from worker.datagrams cimport DATAGRAM_BATCH, Ancillary, DatagramBatch
 from worker.hostio cimport SocketName, mmsghdr
 from worker.lists cimport Node
 from worker.readiness cimport Readiness
@@ -135,6 +135,7 @@ cdef struct UdpFlow:
     int fd  # a mapping's own socket; of a forward's client: the listener's
     Listener* listener  # the forward this client came by; NULL: a mapping of the guest's
     SocketName client
+    Ancillary asked_at  # the host's address that the client knows
     bint host_readable
     bint dead
     bint one_shot

@@ -6,7 +6,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 from posix.uio cimport iovec
 
-from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, mmsghdr, name_length, recvmmsg, sendmmsg
+from worker.hostio cimport (
+    MSG_DONTWAIT, MSG_NOSIGNAL, mmsghdr, moorage_forget_interface, msghdr, name_length, recvmmsg, sendmmsg, sendmsg,
+)
 from worker.wire.udp cimport UDP_HEADER_LEN, UDP_MAX_PAYLOAD
 
 
@@ -36,12 +38,17 @@ cdef int datagrams_receive(DatagramBatch* batch, int fd) noexcept nogil:
         messages[i].msg_hdr.msg_iovlen = 1
         messages[i].msg_hdr.msg_name = &batch.names[i]
         messages[i].msg_hdr.msg_namelen = sizeof(batch.names[i])
+        messages[i].msg_hdr.msg_control = batch.ancillary[i].data
+        messages[i].msg_hdr.msg_controllen = sizeof(batch.ancillary[i].data)
     n = recvmmsg(fd, messages, DATAGRAM_BATCH, MSG_DONTWAIT, NULL)
     if n < 0:
         batch.count = 0
         return -errno
     for i in range(n):
         batch.lengths[i] = messages[i].msg_len
+        batch.ancillary[i].length = messages[i].msg_hdr.msg_controllen
+        if batch.ancillary[i].length:
+            moorage_forget_interface(&messages[i].msg_hdr)
     batch.count = n
     return n
 
@@ -64,3 +71,22 @@ cdef int datagrams_send(const DatagramBatch* batch, int fd, int first) noexcept 
         k += 1
     n = sendmmsg(fd, messages, k, MSG_DONTWAIT | MSG_NOSIGNAL)
     return n if n >= 0 else -errno
+
+
+cdef bint datagram_answer(
+    int fd, const uint8_t* payload, size_t length, const SocketName* to, const Ancillary* ancillary
+) noexcept nogil:
+    """Send one datagram from the address that the one before it was sent to; False: the socket does not take it."""
+    cdef msghdr message
+    cdef iovec piece
+    memset(&message, 0, sizeof(message))
+    piece.iov_base = <void*>payload
+    piece.iov_len = length
+    message.msg_iov = &piece
+    message.msg_iovlen = 1
+    message.msg_name = <void*>to
+    message.msg_namelen = name_length(to)
+    if ancillary.length:
+        message.msg_control = <void*>ancillary.data
+        message.msg_controllen = ancillary.length
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0

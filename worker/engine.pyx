@@ -22,7 +22,7 @@ from worker.core cimport (
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
-from worker.hostio cimport SO_KEEPALIVE, SOL_SOCKET, set_option
+from worker.hostio cimport SO_KEEPALIVE, SOL_SOCKET, moorage_tell_destinations, set_option
 from worker.ip.reassembly cimport reassembly_close
 from worker.link.kinds cimport link_close, link_flush, link_init
 from worker.link.output cimport out_close, out_frame, out_init
@@ -392,6 +392,8 @@ cdef class Engine:
         listener.guest = guest
         listener.guest_port = <uint16_t>guest_port
         listener.keep_source = keep_source
+        if proto == FLOW_UDP:
+            moorage_tell_destinations(fd)
         error = ready_add(&core.ready, fd, token_of(TAG_LISTENER, listener), READY_IN | READY_EDGE)
         if error:
             free(listener)

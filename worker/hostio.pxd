@@ -48,6 +48,32 @@ cdef extern from *:
     }
     #endif
     typedef union { struct sockaddr any; struct sockaddr_in v4; struct sockaddr_in6 v6; } SocketName;
+    /* Ask for the address that each datagram was sent to, beside it (ip(7), ipv6(7)). */
+    static inline void moorage_tell_destinations(int fd) {
+        SocketName name;
+        socklen_t length = sizeof name;
+        int on = 1;
+        if (getsockname(fd, &name.any, &length) != 0) return;
+    #ifdef IPV6_RECVPKTINFO
+        if (name.any.sa_family == AF_INET6) setsockopt(fd, IPPROTO_IPV6, IPV6_RECVPKTINFO, &on, sizeof on);
+    #endif
+    #ifdef IP_PKTINFO
+        if (name.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
+    #endif
+    }
+    /* What came beside a datagram, as it goes beside the answer: from that address, by whatever interface leads there. */
+    static inline void moorage_forget_interface(struct msghdr *m) {
+        for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
+    #ifdef IPV6_RECVPKTINFO
+            if (c->cmsg_level == IPPROTO_IPV6 && c->cmsg_type == IPV6_PKTINFO)
+                ((struct in6_pktinfo *)CMSG_DATA(c))->ipi6_ifindex = 0;
+    #endif
+    #ifdef IP_PKTINFO
+            if (c->cmsg_level == IPPROTO_IP && c->cmsg_type == IP_PKTINFO)
+                ((struct in_pktinfo *)CMSG_DATA(c))->ipi_ifindex = 0;
+    #endif
+        }
+    }
     """
     ctypedef unsigned int socklen_t
     cdef struct sockaddr:
@@ -85,6 +111,8 @@ cdef extern from *:
     int socket(int family, int kind, int protocol) nogil
     int socketpair(int family, int kind, int protocol, int* out) nogil
     int moorage_prepare(int fd) nogil
+    void moorage_tell_destinations(int fd) nogil
+    void moorage_forget_interface(msghdr* message) nogil
     int connect(int fd, const sockaddr* addr, socklen_t length) nogil
     int accept4(int fd, sockaddr* addr, socklen_t* length, int flags) nogil
     int getsockopt(int fd, int level, int name, void* value, socklen_t* length) nogil
@@ -94,7 +122,6 @@ cdef extern from *:
     ssize_t recvmsg(int fd, msghdr* message, int flags) nogil
     int recvmmsg(int fd, mmsghdr* messages, unsigned int n, int flags, void* timeout) nogil
     int sendmmsg(int fd, mmsghdr* messages, unsigned int n, int flags) nogil
-    ssize_t sendto(int fd, const void* data, size_t n, int flags, const sockaddr* addr, socklen_t length) nogil
     ssize_t recvfrom(int fd, void* data, size_t n, int flags, sockaddr* addr, socklen_t* length) nogil
     ssize_t recv(int fd, void* data, size_t n, int flags) nogil
     enum:

@@ -25,12 +25,12 @@ from worker.counters cimport (
     C_UDP_EVICTED, C_UDP_EXPIRED, C_UDP_OPENED, C_UDP_SEND_ERRORS, C_UDP_TX_DATAGRAMS,
 )
 from worker.datagrams cimport (
-    DATAGRAM_BATCH, DatagramBatch, datagram_payload, datagrams_receive, datagrams_send,
+    DATAGRAM_BATCH, DatagramBatch, datagram_answer, datagram_payload, datagrams_receive, datagrams_send,
 )
 from worker.flow_table cimport table_find, table_insert, table_remove
 from worker.hostio cimport (
-    AF_INET, MSG_DONTWAIT, MSG_NOSIGNAL, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SocketName, from_name,
-    moorage_prepare, name_length, sendto, socket, to_sockaddr,
+    AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SocketName, from_name, moorage_prepare, name_length, socket,
+    to_sockaddr,
 )
 from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.link.output cimport out_commit, out_fifo_room, out_pending, out_reserve
@@ -304,17 +304,13 @@ cdef void udp_batch_done(Core* core) noexcept nogil:
 
 cdef void udp_to_client(Core* core, UdpFlow* flow, const UdpView* u) noexcept nogil:
     """The guest answers a client of a forwarded port."""
-    cdef ssize_t n
     touch(core, flow)
-    n = sendto(
-        flow.fd, u.payload, u.length, MSG_DONTWAIT | MSG_NOSIGNAL, &flow.client.any, name_length(&flow.client)
-    )
     count(core, C_SYSCALLS_HOST_SEND)
-    if n < 0:
+    if not datagram_answer(flow.fd, u.payload, u.length, &flow.client, &flow.asked_at):
         count(core, C_UDP_SEND_ERRORS)
         return
-    flow.from_guest += n
-    count_by(core, C_FLOW_BYTES_FROM_GUEST, n)
+    flow.from_guest += u.length
+    count_by(core, C_FLOW_BYTES_FROM_GUEST, u.length)
 
 
 # --- from the host ---------------------------------------------------------------------------------------------------
@@ -441,6 +437,7 @@ cdef bint udp_read_listener(Core* core, Listener* listener) noexcept nogil:
         flow = client_flow(core, listener, &core.received.names[i])
         if flow != NULL:
             touch(core, flow)
+            flow.asked_at = core.received.ancillary[i]
             carry_to_guest(core, flow, &flow.head.key.peer, flow.head.key.peer_port, i)
     return n == DATAGRAM_BATCH or n < 0
 

@@ -109,6 +109,23 @@ def test_the_guest_sees_a_udp_clients_own_address_where_it_can_answer_it(
     assert one_bed.counter("udp.flows") == 1
 
 
+@pytest.mark.parametrize("listening", ["0.0.0.0", "::"])
+@pytest.mark.parametrize(("address", "called_at"), [(ADDRESS, NEIGHBOUR), (NEIGHBOUR, "127.0.0.1"), (IPV6, "::1")])
+def test_a_udp_answer_comes_from_the_address_that_was_asked(
+    one_bed: Bed, host: Namespace, address: str, called_at: str, listening: str
+) -> None:
+    """A client that has connected its socket hears no other; the host has many addresses, the port is open on all."""
+    if family(address) != family(listening) and listening == "0.0.0.0":
+        return
+    port = listen(one_bed, host, UDP, listening)
+    sock = client(one_bed, host, UDP, address)
+    sock.connect((called_at, port))
+    sock.send(b"question")
+    seen, own_port, _ = one_bed.expect_udp(80)
+    one_bed.send(udp(b"answer", own_port, seen, sport=80))
+    assert one_bed.run_until(lambda: attempt(lambda: sock.recv(100))) == b"answer"
+
+
 @pytest.mark.parametrize("proto", [TCP, UDP], ids=["tcp", "udp"])
 def test_clients_that_would_look_alike_are_told_apart_by_port(one_bed: Bed, host: Namespace, proto: int) -> None:
     """The same address and port by two forwards to one port of the guest, and a neighbour's behind the gateway."""
