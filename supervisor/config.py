@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from ipaddress import IPv4Network
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -30,6 +30,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from proto.messages import ForwardSource, NetworkMode
 from supervisor.attach.kinds import MAX_MTU, ListenerSpec, parse_listener
 from supervisor.attach.options import DEFAULT_NETWORK
+from supervisor.dns_settings import DnsSettings, RecordSettings, ZoneSettings
 from supervisor.endpoints import StreamEndpoint, parse_endpoint
 from supervisor.errors import ConfigError
 
@@ -97,6 +98,7 @@ def _keyed(name: str) -> str:
 
 Subnet = Annotated[IPv4Network, BeforeValidator(_subnet)]
 Mtu = Annotated[int, Field(ge=MIN_MTU, le=MAX_MTU)]
+Mac = Annotated[str, AfterValidator(_mac)]
 
 
 class NetworkSettings(BaseModel):
@@ -108,6 +110,8 @@ class NetworkSettings(BaseModel):
     mtu: Mtu | None = None
     mode: NetworkMode = "shared"
     port_security: bool = True
+    dhcp_static_leases: dict[IPv4Address, Mac] = {}
+    dns: DnsSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,19 @@ class NetworkSpec:
     mode: NetworkMode = "shared"
     port_security: bool = True
     """A VM speaks to others only as who it is: with its own MAC and address."""
+    static_leases: dict[IPv4Address, str] = field(default_factory=dict)
+    """Address -> the MAC that it is kept for."""
+    dns: DnsSettings = field(default_factory=DnsSettings)
+
+    @property
+    def gateway_ip(self) -> IPv4Address:
+        """The first address."""
+        return self.subnet.network_address + 1
+
+    @property
+    def host_ip(self) -> IPv4Address:
+        """The last address, which stands for the host's loopback."""
+        return self.subnet.broadcast_address - 1
 
 
 class Settings(BaseModel):
@@ -133,8 +150,10 @@ class Settings(BaseModel):
     network: tuple[Annotated[tuple[str, IPv4Network], BeforeValidator(_subnet_of)], ...] = ()
     """Networks by name and subnet; goes before what `networks` says of the subnet."""
     networks: dict[Annotated[str, AfterValidator(_name)], NetworkSettings] = {}
+    dhcp_static_leases: dict[IPv4Address, Mac] = {}
+    dns: DnsSettings = DnsSettings()
     forward_source: ForwardSource = "keep"
-    vpnkit_uuid_macs: dict[Annotated[str, AfterValidator(_uuid)], Annotated[str, AfterValidator(_mac)]] = {}
+    vpnkit_uuid_macs: dict[Annotated[str, AfterValidator(_uuid)], Mac] = {}
     """MACs of VMs that say who they are by a UUID; others get one and keep it."""
     runtime_dir: Path | None = None
     state_dir: Path | None = None
@@ -145,12 +164,28 @@ class Settings(BaseModel):
         """Every network, the default one first."""
         subnets = dict(self.network)
         named = dict.fromkeys((DEFAULT_NETWORK, *self.networks, *subnets), NetworkSettings()) | self.networks
-        return {
+        specs = {
             name: NetworkSpec(
-                subnets.get(name) or given.subnet or self.subnet, given.mtu or self.mtu, given.mode, given.port_security
+                subnets.get(name) or given.subnet or self.subnet,
+                given.mtu or self.mtu,
+                given.mode,
+                given.port_security,
+                dict(given.dhcp_static_leases),
+                given.dns or self.dns,
             )
             for name, given in named.items()
         }
+        specs[DEFAULT_NETWORK].static_leases.update(self.dhcp_static_leases)
+        return specs
+
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "networks": NetworkSettings,
+    "dns": DnsSettings,
+    "zones": ZoneSettings,
+    "records": RecordSettings,
+}
+"""What stands below a key."""
 
 
 def load(flags: Mapping[str, object], file: Path | None) -> Settings:
@@ -162,6 +197,8 @@ def load(flags: Mapping[str, object], file: Path | None) -> Settings:
     _validate(from_file, f"{file}: ")
     settings = _validate(from_file | dict(flags), "--")
     known = settings.all_networks()
+    for name, spec in known.items():
+        _check_static_leases(name, spec)
     for listener in settings.listen or ():
         network = known.get(listener.options.network)
         if network is None:
@@ -175,6 +212,17 @@ def load(flags: Mapping[str, object], file: Path | None) -> Settings:
                 f"{listener.max_mtu}; got {listener.options.network} with {network.mtu}"
             )
     return settings
+
+
+def _check_static_leases(name: str, spec: NetworkSpec) -> None:
+    reserved = (spec.subnet.network_address, spec.gateway_ip, spec.host_ip, spec.subnet.broadcast_address)
+    for ip in spec.static_leases:
+        if ip not in spec.subnet or ip in reserved:
+            raise ConfigError(
+                f"dhcp-static-leases: expected a VM's address on {spec.subnet}, the subnet of {name}; got {ip}"
+            )
+    if len(set(spec.static_leases.values())) < len(spec.static_leases):
+        raise ConfigError(f"dhcp-static-leases: expected one address for each MAC on network {name}")
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -199,7 +247,8 @@ def _validate(values: Mapping[str, object], source: str) -> Settings:
         *path, last = (str(step) for step in first["loc"] if step != "[key]" and not isinstance(step, int))
         key = ".".join((*path, last))
         if first["type"] == "extra_forbidden":
-            known = ", ".join(map(_keyed, (NetworkSettings if path else Settings).model_fields))
+            model = next((_MODELS[step] for step in reversed(path) if step in _MODELS), Settings)
+            known = ", ".join(map(_keyed, model.model_fields))
             raise ConfigError(f"{source}{key}: unknown key; expected one of {known}") from error
         message = first["msg"].removeprefix("Value error, ")
         got = "" if "got" in message else f"; got {first['input']!r}"

@@ -1,7 +1,8 @@
 """Which guest has which address: the pool of one network.
 
 RFC 2131 4.3.1, 4.3.2: a MAC gets the address it had, else the one it asks for, else the lowest that was never used,
-else the one whose lease ended longest ago. The network, gateway, host and broadcast addresses are never given out.
+else the one whose lease ended longest ago. The network, gateway, host and broadcast addresses are never given out, and
+an address with a static lease only to its MAC.
 A VM cannot take the lease of a MAC that belongs to another VM that is attached: the first one keeps it.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from ipaddress import AddressValueError, IPv4Address, IPv4Network
 
 from proto.errors import RequestFailed
@@ -38,12 +39,16 @@ class LeasePool:
         reserved: Iterable[IPv4Address],
         lease_time: float,
         is_attached: Callable[[str], bool],
+        static: Mapping[str, str],
     ) -> None:
+        """`static`: address -> MAC."""
         self._network = network
         self._subnet = subnet
         self._reserved = {subnet.network_address, subnet.broadcast_address, *reserved}
         self._lease_time = lease_time
         self._is_attached = is_attached
+        self._static_macs = dict(static)
+        self._static_ips = {mac: ip for ip, mac in static.items()}
         self._by_mac: dict[str, Lease] = {}
         self._by_ip: dict[str, Lease] = {}
         self._declined: dict[str, float] = {}
@@ -56,7 +61,7 @@ class LeasePool:
     def restore(self, leases: Iterable[Lease]) -> None:
         """Take over leases of an earlier run; those that no longer fit the network are dropped."""
         for lease in leases:
-            if self._is_usable(lease.ip) and lease.ip not in self._by_ip:
+            if self._is_usable(lease.ip, lease.mac) and lease.ip not in self._by_ip:
                 self._put(lease)
 
     def owner(self, ip: str, now: float) -> Lease | None:
@@ -81,11 +86,11 @@ class LeasePool:
         if sum(lease.vm_id == vm_id and lease.mac != mac for lease in self) >= MAX_LEASES_PER_VM:
             raise RequestFailed.because("unavailable", f"{vm_id} already has {MAX_LEASES_PER_VM} leases")
         was_offered = mac in self._offered
-        ip = self._choose(current, requested_ip, commit, now)
+        ip = self._choose(mac, current, requested_ip, commit, now)
         expires_at = now + (self._lease_time if commit else OFFER_TIME)
         if current is not None and not commit:  # a DISCOVER does not shorten the lease that runs
             expires_at = max(expires_at, current.expires_at)
-        lease = Lease(self._network, ip, mac, expires_at, hostname[:MAX_HOSTNAME], vm_id)
+        lease = Lease(self._network, ip, mac, expires_at, hostname[:MAX_HOSTNAME], vm_id, mac in self._static_ips)
         self._put(lease)
         if not commit and (current is None or was_offered):
             self._offered.add(mac)
@@ -95,7 +100,7 @@ class LeasePool:
         """A VM was seen to use an address. True when it may: nobody else has it, or the lease is its MAC's own."""
         lease = self.owner(ip, now)
         if lease is None:
-            return self._is_usable(ip)
+            return self._is_usable(ip, mac)
         if lease.mac != mac or self._belongs_to_another(lease, vm_id, now):
             return False
         self._put(dataclasses.replace(lease, vm_id=vm_id))
@@ -121,11 +126,12 @@ class LeasePool:
     def _belongs_to_another(self, lease: Lease, vm_id: str, now: float) -> bool:
         return lease.vm_id != vm_id and lease.expires_at > now and self._is_attached(lease.vm_id)
 
-    def _choose(self, current: Lease | None, requested_ip: str, commit: bool, now: float) -> str:
-        if current is not None:
-            if commit and requested_ip not in ("", current.ip):
-                raise RequestFailed.because("conflict", f"{current.mac} has {current.ip}, not {requested_ip}")
-            return current.ip
+    def _choose(self, mac: str, current: Lease | None, requested_ip: str, commit: bool, now: float) -> str:
+        own = self._static_ips.get(mac, "" if current is None else current.ip)
+        if own:
+            if commit and requested_ip not in ("", own):
+                raise RequestFailed.because("conflict", f"{mac} has {own}, not {requested_ip}")
+            return own
         if requested_ip and self._is_free(requested_ip, now):
             return requested_ip
         if requested_ip and commit:
@@ -141,10 +147,13 @@ class LeasePool:
         ended = [lease for lease in self if lease.expires_at <= now]
         return min(ended, key=lambda lease: lease.expires_at).ip if ended else None
 
-    def _is_usable(self, ip: str) -> bool:
+    def _is_usable(self, ip: str, mac: str = "") -> bool:
+        """Whether a MAC may have an address, by default one without a static lease."""
         try:
             address = IPv4Address(ip)
         except AddressValueError:
+            return False
+        if self._static_macs.get(ip, mac) != mac or self._static_ips.get(mac, ip) != ip:
             return False
         return address in self._subnet and address not in self._reserved
 

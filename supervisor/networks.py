@@ -13,11 +13,12 @@ from ipaddress import AddressValueError, IPv4Address
 from proto import messages
 from proto.messages import Lease, Upstream, Zone, ZoneRecord
 from supervisor.config import NetworkSpec
+from supervisor.hostnames import HostNames
 from supervisor.leases import LeasePool
 from supervisor.realm import Realm
 from supervisor.resolver import HostResolver
 from supervisor.state import State
-from supervisor.zones import NetworkZones
+from supervisor.zones import NetworkZones, check_zone
 
 GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
 LEASE_TIME = 3600
@@ -35,12 +36,12 @@ class Network:
         self.is_shared = spec.mode == "shared"
         self._state = state
         self._is_attached = is_attached
-        self.gateway_ip = str(spec.subnet.network_address + 1)
-        self.host_ip = str(spec.subnet.broadcast_address - 1)
+        self.gateway_ip = str(spec.gateway_ip)
+        self.host_ip = str(spec.host_ip)
         self._realms: dict[str, Realm] = {}
         """By VM; of a shared network there is one, which belongs to none."""
         if self.is_shared:
-            self._realm("").leases.restore(state.leases(name))
+            self._realm("").restore(state.leases(name))
         self._zones = NetworkZones(self._own_zones(), state.zones(name))
         self._described = messages.Network(
             name=name,
@@ -51,6 +52,8 @@ class Network:
             mtu=spec.mtu,
             lease_time=LEASE_TIME,
             zones=self._zones.all,
+            search_domains=spec.dns.search_domains or (),
+            domain_upstreams=dict(spec.dns.upstreams),
             nat={self.host_ip: HOST_LOOPBACK},
         )
 
@@ -68,15 +71,22 @@ class Network:
             macs=self.macs(now),
         )
 
-    def describe(self) -> messages.Network:
-        """What a worker must know."""
-        return self._described
+    def describe(self, vm_id: str, now: float) -> messages.Network:
+        """What the worker of a VM must know."""
+        return dataclasses.replace(self._described, hosts=self._realm(vm_id).names.table(now))
 
     # --- addresses
 
     def leases(self, now: float) -> tuple[Lease, ...]:
-        """The leases that run."""
-        return tuple(lease for realm in self._realms.values() for lease in realm.leases if lease.expires_at > now)
+        """The leases that run, the static ones whether they are used or not."""
+        running = [lease for realm in self._realms.values() for lease in realm.leases if lease.expires_at > now]
+        used = {lease.ip for lease in running}
+        unused = [
+            Lease(self.name, str(ip), mac, 0, static=True)
+            for ip, mac in self.spec.static_leases.items()
+            if str(ip) not in used
+        ]
+        return tuple(dataclasses.replace(lease, expires_at=0) if lease.static else lease for lease in running + unused)
 
     def request_lease(self, asked: messages.LeaseRequest, now: float) -> Lease:
         """Answer a guest. Raises RequestFailed as `Realm.request_lease`."""
@@ -87,7 +97,7 @@ class Network:
 
     def release_lease(self, asked: messages.LeaseRelease, now: float) -> None:
         """A guest gave its address back or found it in use; of another VM's lease nothing is done."""
-        ended = self._realm(asked.vm_id).leases.release(asked.vm_id, asked.mac, asked.ip, asked.declined, now)
+        ended = self._realm(asked.vm_id).release_lease(asked, now)
         if ended is None or not self.is_shared:
             return
         if asked.declined:
@@ -122,8 +132,11 @@ class Network:
         if _is_ipv4(host):
             return host
         name = host.rstrip(".").lower()
-        for lease in self.leases(now):
-            if lease.hostname.lower() == name and vm_id in ("", lease.vm_id):
+        realm = self._realms.get("" if self.is_shared else vm_id)
+        if realm is not None:
+            known = realm.names.table(now).get(name.removesuffix(f".{self.name}.internal"), "")
+            lease = realm.leases.owner(known, now)
+            if lease is not None and vm_id in ("", lease.vm_id):
                 return lease.ip
         for zone in self.zones:
             for record in zone.records:
@@ -142,9 +155,11 @@ class Network:
         """Where the addresses of a VM belong."""
         owner = "" if self.is_shared else vm_id
         if owner not in self._realms:
-            reserved = (IPv4Address(self.gateway_ip), IPv4Address(self.host_ip))
-            pool = LeasePool(self.name, self.spec.subnet, reserved, LEASE_TIME, self._is_attached)
-            self._realms[owner] = Realm(pool, self._is_attached)
+            reserved = (self.spec.gateway_ip, self.spec.host_ip)
+            static = {str(ip): mac for ip, mac in self.spec.static_leases.items()}
+            pool = LeasePool(self.name, self.spec.subnet, reserved, LEASE_TIME, self._is_attached, static)
+            names = HostNames(pool, {"gateway": self.gateway_ip, "host": self.host_ip})
+            self._realms[owner] = Realm(pool, names, self._is_attached)
         return self._realms[owner]
 
     # --- names
@@ -160,16 +175,18 @@ class Network:
         self._described = dataclasses.replace(self._described, zones=self._zones.all)
 
     def use_resolver(self, resolver: HostResolver) -> None:
-        """Take over the host's name servers and search domains."""
+        """Take over the host's name servers, and its search domains where none are configured."""
+        configured = self.spec.dns.search_domains
         self._described = dataclasses.replace(
             self._described,
             upstreams=tuple(Upstream(address) for address in resolver.nameservers),
-            search_domains=resolver.search_domains,
+            search_domains=resolver.search_domains if configured is None else configured,
         )
 
     def _own_zones(self) -> list[Zone]:
         records = (ZoneRecord(self.gateway_ip, name="gateway"), ZoneRecord(self.host_ip, name="host"))
-        return [Zone(name, records) for name in DEFAULT_ZONES]
+        zones = [Zone(name, records) for name in DEFAULT_ZONES]
+        return zones + [check_zone(zone.zone()) for zone in self.spec.dns.zones]
 
 
 def _is_ipv4(text: str) -> bool:

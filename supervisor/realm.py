@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from proto.errors import RequestFailed
-from proto.messages import Lease, LeaseRequest
+from proto.messages import Lease, LeaseRelease, LeaseRequest
+from supervisor.hostnames import HostNames
 from supervisor.leases import LeasePool
 
 MAX_SEEN_PER_VM = 256
@@ -26,8 +27,9 @@ class _Claim:
 class Realm:
     """Who has which address, by lease or by use, and which MAC. Times are Unix times, given by the caller."""
 
-    def __init__(self, leases: LeasePool, is_attached: Callable[[str], bool]) -> None:
+    def __init__(self, leases: LeasePool, names: HostNames, is_attached: Callable[[str], bool]) -> None:
         self.leases = leases
+        self.names = names
         self._is_attached = is_attached
         self._seen: dict[str, str] = {}
         """Address without a lease -> VM seen to use it."""
@@ -37,7 +39,22 @@ class Realm:
         """Answer a guest. Raises RequestFailed as `LeasePool.request`, and ``conflict`` when another VM has the MAC."""
         if self._is_anothers(asked.mac, asked.vm_id):
             raise RequestFailed.because("conflict", f"MAC {asked.mac} belongs to {self._macs[asked.mac].vm_id}")
-        return self.leases.request(asked.vm_id, asked.mac, asked.requested_ip, asked.hostname, asked.commit, now)
+        lease = self.leases.request(asked.vm_id, asked.mac, asked.requested_ip, asked.hostname, asked.commit, now)
+        if asked.commit:
+            self.names.claim(lease, now)
+        return lease
+
+    def release_lease(self, asked: LeaseRelease, now: float) -> Lease | None:
+        """A guest gave its address back, or found it in use; the lease that ended."""
+        ended = self.leases.release(asked.vm_id, asked.mac, asked.ip, asked.declined, now)
+        self.names.changed()
+        return ended
+
+    def restore(self, leases: Iterable[Lease]) -> None:
+        """Take over leases of an earlier run, the oldest first."""
+        self.leases.restore(leases)
+        for lease in self.leases:
+            self.names.claim(lease, 0.0)
 
     def see(self, vm_id: str, mac: str, ip: str, now: float) -> bool:
         """A VM uses an address; False when the address is not its to use."""

@@ -7,13 +7,15 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
+from typing import Any
 
 import zmq.asyncio
 
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
+from supervisor.announcer import Announcer
 from supervisor.api_server import ApiServer
 from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Host, Listener
@@ -134,7 +136,8 @@ class Service:
         forwards = Forwards(state, vms, find_vm, find_address, self._settings.forward_source, self._logging_env())
         stack.push_async_callback(forwards.close, PATIENCE)
         stack.push_async_callback(vms.stop, PATIENCE)
-        worker_messages = WorkerMessages(vms, forwards, events)
+        announcer = Announcer(vms.tell_networks)
+        worker_messages = WorkerMessages(vms, forwards, events, announcer)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
         workers.start()
@@ -150,8 +153,7 @@ class Service:
                 network.use_resolver(changed)
             await vms.tell_networks()
 
-        watch = asyncio.get_running_loop().create_task(resolver.watch(on_resolver_change))
-        stack.callback(watch.cancel)
+        _keep_running(stack, resolver.watch(on_resolver_change), announcer.run())
         await zygote.wait_ready()
         for listener, name in listeners:
             network = networks[name]
@@ -166,6 +168,12 @@ class Service:
         path = self._runtime / name
         stack.callback(path.unlink, missing_ok=True)
         return f"ipc://{path}"
+
+
+def _keep_running(stack: AsyncExitStack, *works: Coroutine[Any, Any, None]) -> None:
+    """Until the service stops."""
+    for work in works:
+        stack.callback(asyncio.get_running_loop().create_task(work).cancel)
 
 
 def _stop_after_last(vms: Vms, listeners: Listeners, stop: asyncio.Event) -> None:

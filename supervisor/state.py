@@ -69,14 +69,21 @@ class State:
         self._db.close()
 
     def leases(self, network: str) -> list[Lease]:
-        """All leases of a network, expired ones too."""
-        rows = self._db.execute("SELECT ip, mac, expires_at, hostname FROM leases WHERE network = ?", (network,))
+        """All leases of a network, expired ones too, in the order in which their MACs first had one."""
+        rows = self._db.execute(
+            "SELECT ip, mac, expires_at, hostname FROM leases WHERE network = ? ORDER BY rowid", (network,)
+        )
         return [Lease(network, ip, mac, expires_at, hostname) for ip, mac, expires_at, hostname in rows]
 
     def save_lease(self, lease: Lease) -> None:
         """Remember a lease instead of any other of its MAC or of its address."""
         self._write(
-            "INSERT OR REPLACE INTO leases (network, mac, ip, hostname, expires_at) VALUES (?, ?, ?, ?, ?)",
+            "DELETE FROM leases WHERE network = ? AND ip = ? AND mac <> ?", (lease.network, lease.ip, lease.mac)
+        )
+        self._write(
+            "INSERT INTO leases (network, mac, ip, hostname, expires_at) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (network, mac) DO UPDATE "
+            "SET ip = excluded.ip, hostname = excluded.hostname, expires_at = excluded.expires_at",
             (lease.network, lease.mac, lease.ip, lease.hostname, lease.expires_at),
         )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import logging
 import os
@@ -267,7 +268,7 @@ class Vms:
             self.kill(vm.worker, signal.SIGTERM)
 
     async def _tell_network(self, vm: Vm, worker: Worker) -> None:
-        network = vm.network.describe()
+        network = vm.network.describe(vm.id, time.time())
         if not worker.is_ready or worker.network == network:
             return
         worker.network = network
@@ -319,7 +320,8 @@ class Vms:
 
     async def _start_worker(self, vm: Vm) -> Worker:
         ours, theirs = FdChannel.pair()
-        network = vm.network.describe()
+        # Hosts may be many and change often: they follow the hello, over the channel that takes large messages.
+        network = dataclasses.replace(vm.network.describe(vm.id, time.time()), hosts={})
         message = Spawn(
             vm_id=vm.id,
             framing=vm.attachment.framing,

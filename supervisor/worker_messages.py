@@ -11,6 +11,7 @@ from proto.channels import EventPublisher
 from proto.codec import Message
 from proto.errors import RequestFailed
 from proto.messages import GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
+from supervisor.announcer import Announcer
 from supervisor.forwards.table import Forwards
 from supervisor.vms import Vm, Vms
 
@@ -20,10 +21,11 @@ log = logging.getLogger(__name__)
 class WorkerMessages:
     """Dispatches by message type; `handle` is the responder's handler."""
 
-    def __init__(self, vms: Vms, forwards: Forwards, events: EventPublisher) -> None:
+    def __init__(self, vms: Vms, forwards: Forwards, events: EventPublisher, announcer: Announcer) -> None:
         self._vms = vms
         self._forwards = forwards
         self._events = events
+        self._announcer = announcer
         self._handlers: dict[type, Callable[[Vm, Any], Awaitable[Message | None]]] = {
             Hello: self._hello,
             LeaseRequest: self._request_lease,
@@ -53,6 +55,7 @@ class WorkerMessages:
                 vm.mac = lease.mac
             vm.ip = lease.ip
             log.info("%s has %s (%s)", vm.id, lease.ip, lease.mac)
+            self._announcer.changed()
             await self._forwards.settle()
         return lease
 
@@ -60,6 +63,7 @@ class WorkerMessages:
         vm.network.release_lease(message, time.time())
         if vm.ip == message.ip:
             vm.ip = ""
+        self._announcer.changed()
         await self._forwards.settle()
 
     async def _guest_seen(self, vm: Vm, message: GuestSeen) -> None:

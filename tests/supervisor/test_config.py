@@ -1,8 +1,9 @@
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 
+from proto.messages import Upstream
 from supervisor.config import NetworkSpec, Settings, load
 from supervisor.endpoints import TcpEndpoint, UnixEndpoint
 from supervisor.errors import ConfigError
@@ -57,6 +58,17 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("networks: {lab: {mode: open}}", "networks.lab.mode: .*'shared' or 'isolated'; got 'open'"),
         ("networks: {lab: {subnett: 1}}", "networks.lab.subnett: unknown key; expected one of subnet, mtu, mode"),
         ("networks: {A_b: {}}", "networks.A_b: expected a network's name of lower-case letters.*got 'A_b'"),
+        ("dns: {zone: []}", "dns.zone: unknown key; expected one of zones, search-domains, upstreams"),
+        ("dns: {zones: [{nam: x}]}", "dns.zones.name?: .*required"),
+        ("dns: {zones: [{name: x., nam: x}]}", "dns.zones.nam: unknown key; expected one of name, records, default-ip"),
+        ("dns: {zones: [{name: x., default-ip: x}]}", "dns.zones: invalid IP address: x"),
+        ("dns: {zones: [{name: x., records: [{ip: x}]}]}", "dns.zones: invalid IP address: x"),
+        ("dns: {upstreams: {x..y: [10.0.0.1]}}", "dns.upstreams.x..y: expected a domain such as corp.example.; got"),
+        ("dns: {upstreams: {x: [dns.example]}}", "dns.upstreams.x: expected a DNS server as ADDRESS or ADDRESS:PORT"),
+        ("dns: {upstreams: {x: ['10.0.0.1:0']}}", "dns.upstreams.x: expected a DNS server"),
+        ("dns: {upstreams: {x: []}}", "dns.upstreams.x: .*at least 1 item"),
+        ("dhcp-static-leases: {x: '5a:94:ef:e4:0c:ee'}", "dhcp-static-leases.x: .*IPv4 address"),
+        ("dhcp-static-leases: {10.0.0.2: x}", "dhcp-static-leases.10.0.0.2: expected a unicast MAC such as"),
         ("network: [lab]", "network: expected NAME=SUBNET such as lab=10.1.0.0/24; got 'lab'"),
         ("mtuu: 7", "mtuu: unknown key; expected one of listen, api, mtu"),
         ("- a", "expected keys and values, got list"),
@@ -116,3 +128,45 @@ def test_frames_behind_two_byte_lengths_are_no_longer_than_those_say() -> None:
         load(flags, None)
     load(flags | {"mtu": "65521"}, None)
     load(flags | {"listen": ("qemu=unix:///q",)}, None)
+
+
+@pytest.mark.parametrize(
+    ("leases", "error"),
+    [
+        ("{10.0.0.2: '5a:94:ef:e4:0c:ee'}", "192.168.127.0/24, the subnet of default; got 10.0.0.2"),
+        *((f"{{192.168.127.{last}: '5a:94:ef:e4:0c:ee'}}", f"got 192.168.127.{last}") for last in (0, 1, 254, 255)),
+        (
+            "{192.168.127.2: '5a:94:ef:e4:0c:ee', 192.168.127.3: '5A:94:ef:e4:0c:ee'}",
+            "one address for each MAC on network default",
+        ),
+    ],
+)
+def test_static_leases_are_of_addresses_that_a_vm_may_have(tmp_path: Path, leases: str, error: str) -> None:
+    with pytest.raises(ConfigError, match=f"dhcp-static-leases: expected .*{error}"):
+        load({}, write(tmp_path, f"dhcp-static-leases: {leases}"))
+
+
+def test_dns_is_for_all_networks_and_static_leases_are_for_one(tmp_path: Path) -> None:
+    file = write(
+        tmp_path,
+        """
+dns: {upstreams: {Corp.example: [10.0.0.1, "10.0.0.2:5353", "2001:db8::1", "[2001:db8::2]:54"], .: [1.1.1.1]}}
+dhcp-static-leases: {192.168.127.9: "5A:94:EF:E4:0C:EE"}
+networks:
+  lab: {dhcp-static-leases: {192.168.127.9: "5a:94:ef:e4:0c:ef"}}
+  own: {dns: {search-domains: [a.example]}}
+""",
+    )
+    networks = load({}, file).all_networks()
+    servers = (
+        *(Upstream("10.0.0.1"), Upstream("10.0.0.2", 5353)),
+        *(Upstream("2001:db8::1"), Upstream("2001:db8::2", 54)),
+    )
+    asked = {"corp.example.": servers, ".": (Upstream("1.1.1.1"),)}
+    assert networks["default"].dns.upstreams == networks["lab"].dns.upstreams == asked
+    assert (networks["own"].dns.upstreams, networks["own"].dns.search_domains) == ({}, ("a.example.",))
+    assert [networks[name].static_leases for name in ("default", "lab", "own")] == [
+        {IPv4Address("192.168.127.9"): "5a:94:ef:e4:0c:ee"},
+        {IPv4Address("192.168.127.9"): "5a:94:ef:e4:0c:ef"},
+        {},
+    ]

@@ -1,4 +1,6 @@
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv4Network
+from types import MappingProxyType
 
 import pytest
 
@@ -17,11 +19,11 @@ def mac(number: int) -> str:
 class Pool(LeasePool):
     """A pool with all VMs attached but those in `gone`; asks with fewer words."""
 
-    def __init__(self, subnet: str = "192.168.127.0/24") -> None:
+    def __init__(self, subnet: str = "192.168.127.0/24", static: Mapping[str, str] = MappingProxyType({})) -> None:
         self.gone: set[str] = {""}
         network = IPv4Network(subnet)
         reserved = (network.network_address + 1, network.broadcast_address - 1)
-        super().__init__("default", network, reserved, LEASE_TIME, lambda vm_id: vm_id not in self.gone)
+        super().__init__("default", network, reserved, LEASE_TIME, lambda vm_id: vm_id not in self.gone, static)
 
     def take(self, number: int, ip: str = "", *, vm: str = "", commit: bool = True, now: float = NOW) -> str:
         return self.request(vm or f"vm{number}", mac(number), ip, "", commit, now).ip
@@ -150,3 +152,31 @@ def test_every_address_of_a_small_network_is_given_out_once() -> None:
     pool = Pool("10.0.0.0/28")
     given = {pool.take(number) for number in range(12)}
     assert given == {str(IPv4Address("10.0.0.2") + offset) for offset in range(12)}
+
+
+def test_a_static_lease_is_its_macs_and_nobody_elses() -> None:
+    pool = Pool(static={"192.168.127.2": mac(7), "192.168.127.9": mac(8)})
+    assert pool.take(1) == "192.168.127.3"
+    assert pool.take(2, "192.168.127.9", commit=False) == "192.168.127.4"
+    assert pool.take(7, commit=False) == pool.take(7) == "192.168.127.2"
+    assert pool.take(8, "192.168.127.50", commit=False) == "192.168.127.9"
+    assert [lease.mac for lease in pool if lease.static] == [mac(7), mac(8)]
+    with pytest.raises(RequestFailed, match=r"has 192\.168\.127\.9, not 192\.168\.127\.50"):
+        pool.take(8, "192.168.127.50")
+    with pytest.raises(RequestFailed, match="not to be had"):
+        pool.take(3, "192.168.127.9")
+
+
+def test_an_address_with_a_static_lease_cannot_be_used_without_it() -> None:
+    pool = Pool(static={"192.168.127.9": mac(8)})
+    assert not pool.adopt("vm1", mac(1), "192.168.127.9", NOW)
+    assert pool.adopt("vm8", mac(8), "192.168.127.9", NOW)
+
+
+def test_a_static_lease_goes_before_leases_of_an_earlier_run() -> None:
+    pool = Pool(static={"192.168.127.9": mac(8)})
+    pool.restore(
+        Lease("default", ip, mac(number), NOW + 60) for number, ip in ((1, "192.168.127.9"), (8, "192.168.127.3"))
+    )
+    assert not list(pool)
+    assert (pool.take(1), pool.take(8)) == ("192.168.127.2", "192.168.127.9")

@@ -4,6 +4,7 @@ import pytest
 
 from proto.errors import RequestFailed
 from proto.messages import LeaseRequest
+from supervisor.hostnames import HostNames
 from supervisor.leases import LeasePool
 from supervisor.realm import MAC_TENURE, MAX_SEEN_PER_VM, Realm
 
@@ -17,7 +18,8 @@ class Place(Realm):
     def __init__(self, subnet: str = "192.168.127.0/24") -> None:
         self.gone: set[str] = {""}
         network = IPv4Network(subnet)
-        super().__init__(LeasePool("default", network, (network[1],), 3600.0, self.has), self.has)
+        pool = LeasePool("default", network, (network[1],), 3600.0, self.has, {})
+        super().__init__(pool, HostNames(pool, {}), self.has)
 
     def has(self, vm_id: str) -> bool:
         return vm_id not in self.gone

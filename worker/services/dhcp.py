@@ -6,6 +6,10 @@ VM. So an exchange has two halves, and nothing here waits::
     receive(payload) -> Exchange, whose `ask` goes to the supervisor
     answer(exchange, lease or Refused or None) -> Reply, payload and where to send it
 
+A reply goes back where the message came from, and to everybody where that is nowhere: a client without an address hears
+a broadcast whether it thought of the broadcast flag or not, and there is nobody else on the link. Of RFC 2131 4.1 this
+leaves the relay, which is answered at its own address.
+
 A lease granted before is remembered: while the supervisor is away (it restarts, it is upgraded) the guest still renews.
 This server is the only one of its network, so it refuses a wrong address at once (DHCPNAK) also where it has no record
 of the client. Left out: BOOTP, option overload on receipt (52), authentication (RFC 3118), leases by client id.
@@ -76,6 +80,7 @@ class Request:
     client_id: bytes
     relay_agent: bytes
     src_mac: bytes
+    src: bytes
     sport: int
 
     @property
@@ -123,11 +128,12 @@ class DhcpServer:
         self._gateway = pack_ipv4(network.gateway_ip)
         self._lease_time = network.lease_time
         self._mtu = network.mtu
+        self._domain = _domain_option(network.search_domains)
         self._search = _search_option(network.search_domains)
 
-    def receive(self, payload: bytes, src_mac: bytes, sport: int, now: float) -> Exchange | None:
+    def receive(self, payload: bytes, src_mac: bytes, src: bytes, sport: int, now: float) -> Exchange | None:
         """Read a client's message; None where there is nothing to do about it. `now` is monotonic seconds."""
-        request = pull_request(payload, src_mac, sport)
+        request = pull_request(payload, src_mac, src, sport)
         if request is None:
             self.counters["dhcp.malformed"] += 1
             return None
@@ -203,21 +209,17 @@ class DhcpServer:
             op=dhcp.DHCP_OP_REPLY,
             xid=request.xid,
             flags=flags,
-            ciaddr=int.from_bytes(request.ciaddr if kind is Kind.ACK else ANY_ADDRESS, "big"),
             yiaddr=int.from_bytes(yiaddr, "big"),
             giaddr=int.from_bytes(request.giaddr, "big"),
             chaddr=request.chaddr,
             opts=self._options(request, kind),
         )
         payload = bytes(message).ljust(MIN_MESSAGE_SIZE, b"\0")
-        # RFC 2131 4.1: to the relay, to the address the client has, to all, or to the address it is getting.
         if relayed:
             return Reply(payload, request.src_mac, request.giaddr, SERVER_PORT)
-        if request.ciaddr != ANY_ADDRESS and not refused:
-            return Reply(payload, request.chaddr, request.ciaddr, request.sport)
-        if refused or request.flags & FLAG_BROADCAST:
+        if request.src == ANY_ADDRESS or refused:
             return Reply(payload, BROADCAST_MAC, BROADCAST_ADDRESS, request.sport)
-        return Reply(payload, request.chaddr, yiaddr, request.sport)
+        return Reply(payload, request.src_mac, request.src, request.sport)
 
     def _options(self, request: Request, kind: Kind) -> list[tuple[int, bytes]]:
         """In ascending order, the relay agent's last (RFC 3046 2.2)."""
@@ -230,6 +232,8 @@ class DhcpServer:
                 (dhcp.DHCP_OPT_MTUSIZE, self._mtu.to_bytes(2, "big")),
                 (dhcp.DHCP_OPT_NISTIMESERV, self._gateway),  # 42 is the NTP server in RFC 2132 8.3
             ]
+            if self._domain:
+                options.append((dhcp.DHCP_OPT_DOMAIN, self._domain))
             if self._search:
                 options.append((OPT_DOMAIN_SEARCH, self._search))
         if kind in (Kind.OFFER, Kind.ACK) and request.kind is not Kind.INFORM:
@@ -242,7 +246,7 @@ class DhcpServer:
         return options
 
 
-def pull_request(payload: bytes, src_mac: bytes, sport: int) -> Request | None:
+def pull_request(payload: bytes, src_mac: bytes, src: bytes, sport: int) -> Request | None:
     """A client's message; None where it is none (a reply, BOOTP, another hardware, too long, garbled)."""
     if len(payload) > MAX_MESSAGE_SIZE:
         return None
@@ -271,6 +275,7 @@ def pull_request(payload: bytes, src_mac: bytes, sport: int) -> Request | None:
         client_id=options.get(dhcp.DHCP_OPT_CLIENT_ID, b""),
         relay_agent=options.get(OPT_RELAY_AGENT, b""),
         src_mac=src_mac,
+        src=src,
         sport=sport or CLIENT_PORT,
     )
 
@@ -286,12 +291,29 @@ def _hostname(raw: bytes) -> str:
     return name.decode("ascii") if len(name) <= MAX_HOSTNAME_LEN and _HOSTNAME_CHARS.issuperset(name) else ""
 
 
+def _labels(domains: tuple[str, ...]) -> list[list[bytes]]:
+    """Each domain's labels, encoded; what is no domain (RFC 1035 2.3.4) is left out."""
+    found = []
+    for domain in domains:
+        try:
+            labels = [label.encode("idna") for label in domain.strip(".").split(".") if label]
+        except UnicodeError:
+            continue
+        if labels:
+            found.append(labels)
+    return found
+
+
+def _domain_option(domains: tuple[str, ...]) -> bytes:
+    """The first search domain, as the domain name of clients that do not know option 119."""
+    return next((b".".join(labels) for labels in _labels(domains)), b"")[:MAX_OPTION_LEN]
+
+
 def _search_option(domains: tuple[str, ...]) -> bytes:
     """RFC 3397, uncompressed; domains that do not fit the one option are left out: the first ones count most."""
     option = b""
-    for domain in domains:
-        labels = [label.encode("idna") for label in domain.strip(".").split(".") if label]
+    for labels in _labels(domains):
         encoded = b"".join(bytes([len(label)]) + label for label in labels) + b"\0"
-        if labels and len(option) + len(encoded) <= MAX_OPTION_LEN:
+        if len(option) + len(encoded) <= MAX_OPTION_LEN:
             option += encoded
     return option

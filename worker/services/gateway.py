@@ -174,7 +174,9 @@ class Gateway:
             self._answer(datagram, answer)
 
     def _on_dhcp(self, datagram: Datagram) -> None:
-        exchange = self._dhcp.receive(datagram.payload, datagram.src_mac, datagram.sport, self._loop.time())
+        exchange = self._dhcp.receive(
+            datagram.payload, datagram.src_mac, datagram.src, datagram.sport, self._loop.time()
+        )
         if exchange is None:
             return
         if exchange.ask is None:

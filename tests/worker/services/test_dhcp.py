@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from proto.messages import Lease, LeaseRelease, LeaseRequest, Network
 from worker.addr import pack_ipv4
 from worker.services.dhcp import (
+    ANY_ADDRESS,
     BROADCAST_ADDRESS,
     MAX_CLIENTS,
     MAX_DECLINES,
@@ -53,14 +54,20 @@ def server(network: Network) -> DhcpServer:
     return DhcpServer(network, "vm-1")
 
 
-def exchange(server: DhcpServer, payload: bytes, now: float = NOW) -> Exchange:
-    result = server.receive(payload, MAC, 68, now)
+def exchange(server: DhcpServer, payload: bytes, now: float = NOW, src: bytes = ANY_ADDRESS) -> Exchange:
+    result = server.receive(payload, MAC, src, 68, now)
     assert result is not None
     return result
 
 
-def converse(server: DhcpServer, payload: bytes, lease: Lease | Refused | None = LEASE, now: float = NOW) -> Reply:
-    reply = server.answer(exchange(server, payload, now), lease, now)
+def converse(
+    server: DhcpServer,
+    payload: bytes,
+    lease: Lease | Refused | None = LEASE,
+    now: float = NOW,
+    src: bytes = ANY_ADDRESS,
+) -> Reply:
+    reply = server.answer(exchange(server, payload, now, src), lease, now)
     assert reply is not None
     return reply
 
@@ -85,6 +92,7 @@ def test_discover_asks_for_an_address_and_offers_it(server: DhcpServer) -> None:
         1: bytes([255, 255, 255, 0]),
         3: GATEWAY,
         6: GATEWAY,
+        15: b"containers.internal",
         26: (1500).to_bytes(2, "big"),
         42: GATEWAY,
         51: (3600).to_bytes(4, "big"),
@@ -123,7 +131,7 @@ def test_a_wrong_request_is_refused_by_broadcast(server: DhcpServer, payload: by
 
 
 def test_a_request_to_another_server_is_none_of_ours(server: DhcpServer) -> None:
-    assert server.receive(message(3, (50, GUEST), (54, pack_ipv4("192.168.127.7"))), MAC, 68, NOW) is None
+    assert server.receive(message(3, (50, GUEST), (54, pack_ipv4("192.168.127.7"))), MAC, ANY_ADDRESS, 68, NOW) is None
     assert server.counters["dhcp.ignored"] == 1
 
 
@@ -131,14 +139,14 @@ def test_a_known_lease_is_renewed_while_the_supervisor_is_away(server: DhcpServe
     renewal = message(3, ciaddr=GUEST)
     assert server.answer(exchange(server, renewal), None, NOW) is None
     assert kind_of(converse(server, message(3, (50, GUEST)))) == Kind.ACK
-    reply = converse(server, renewal, None, NOW + 3599)
+    reply = converse(server, renewal, None, NOW + 3599, GUEST)
     assert kind_of(reply) == Kind.ACK
     assert (reply.dst_mac, reply.dst) == (MAC, GUEST)
     assert server.answer(exchange(server, renewal), None, NOW + 3599 + 3601) is None
 
 
 def test_inform_is_answered_without_an_address_or_a_lease(server: DhcpServer) -> None:
-    asked = exchange(server, message(8, ciaddr=GUEST))
+    asked = exchange(server, message(8, ciaddr=GUEST), src=GUEST)
     assert asked.ask is None
     reply = server.answer(asked, None, NOW)
     assert reply is not None
@@ -160,12 +168,12 @@ def test_declines_are_passed_on_up_to_a_limit(server: DhcpServer) -> None:
     for _ in range(MAX_DECLINES):
         asked = exchange(server, decline)
         assert asked.ask == LeaseRelease("vm-1", "5a:94:ef:e4:0c:ee", "192.168.127.2", declined=True)
-    assert server.receive(decline, MAC, 68, NOW) is None
+    assert server.receive(decline, MAC, ANY_ADDRESS, 68, NOW) is None
 
 
 def test_a_guest_cannot_take_addresses_for_any_number_of_cards(server: DhcpServer) -> None:
     def discover(number: int, now: float = NOW) -> Exchange | None:
-        return server.receive(message(1, chaddr=bytes([2, 0, 0, 0, 0, number])), MAC, 68, now)
+        return server.receive(message(1, chaddr=bytes([2, 0, 0, 0, 0, number])), MAC, ANY_ADDRESS, 68, now)
 
     assert all(discover(number) for number in range(MAX_CLIENTS))
     assert discover(MAX_CLIENTS) is None
@@ -174,20 +182,23 @@ def test_a_guest_cannot_take_addresses_for_any_number_of_cards(server: DhcpServe
     assert discover(MAX_CLIENTS, NOW + 3601) is not None
 
 
+RELAY = pack_ipv4("192.168.127.3")
+
+
 @pytest.mark.parametrize(
-    ("payload", "dst_mac", "dst", "dport"),
+    ("payload", "src", "dst_mac", "dst", "dport"),
     [
-        (message(1), MAC, GUEST, 68),
-        (message(1, flags=0x8000), BROADCAST_MAC, BROADCAST_ADDRESS, 68),
-        (message(1, giaddr=pack_ipv4("192.168.127.3")), MAC, pack_ipv4("192.168.127.3"), 67),
-        (message(3, ciaddr=GUEST, flags=0x8000), MAC, GUEST, 68),
+        (message(1), ANY_ADDRESS, BROADCAST_MAC, BROADCAST_ADDRESS, 68),
+        (message(3, (50, GUEST), flags=0x8000), ANY_ADDRESS, BROADCAST_MAC, BROADCAST_ADDRESS, 68),
+        (message(3, ciaddr=GUEST), GUEST, MAC, GUEST, 68),
+        (message(1, giaddr=RELAY), RELAY, MAC, RELAY, 67),
     ],
-    ids=["to the new address", "by broadcast where asked", "to the relay", "to the address it has"],
+    ids=["discover", "request", "renewal", "relayed"],
 )
-def test_replies_go_where_rfc_2131_says(
-    server: DhcpServer, payload: bytes, dst_mac: bytes, dst: bytes, dport: int
+def test_replies_go_back_where_the_message_came_from_or_to_everybody(
+    server: DhcpServer, payload: bytes, src: bytes, dst_mac: bytes, dst: bytes, dport: int
 ) -> None:
-    reply = converse(server, payload)
+    reply = converse(server, payload, src=src)
     assert (reply.dst_mac, reply.dst, reply.dport) == (dst_mac, dst, dport)
 
 
@@ -207,9 +218,12 @@ def test_client_id_and_relay_information_are_echoed_in_order(server: DhcpServer)
     assert dhcp.DHCP(reply.payload).flags == 0x8000
 
 
-def test_without_search_domains_there_is_no_option_119(server: DhcpServer, network: Network) -> None:
-    server.update(replace(network, search_domains=()))
-    assert 119 not in options_of(converse(server, message(1)))
+@pytest.mark.parametrize("domains", [(), (".",), ("x" * 64,), ("a." + "é" * 80,)])
+def test_without_search_domains_there_is_no_option_for_them(
+    server: DhcpServer, network: Network, domains: tuple[str, ...]
+) -> None:
+    server.update(replace(network, search_domains=domains))
+    assert not options_of(converse(server, message(1))).keys() & {15, 119}
 
 
 def test_search_domains_that_do_not_fit_are_left_out(server: DhcpServer, network: Network) -> None:
@@ -222,7 +236,7 @@ def test_search_domains_that_do_not_fit_are_left_out(server: DhcpServer, network
 
 @pytest.mark.parametrize("name", [b"web 1", b"\xff\xfe", b"a" * 64, b"<b>x</b>"])
 def test_a_hostname_that_is_none_is_not_passed_on(name: bytes) -> None:
-    request = pull_request(message(1, (12, name)), MAC, 68)
+    request = pull_request(message(1, (12, name)), MAC, ANY_ADDRESS, 68)
     assert request is not None
     assert request.hostname == ""
 
@@ -240,9 +254,9 @@ def test_bad_messages_are_counted(server: DhcpServer) -> None:
         good.ljust(MAX_MESSAGE_SIZE + 1, b"\0"),
     )
     for payload in bad:
-        assert server.receive(payload, MAC, 68, NOW) is None
+        assert server.receive(payload, MAC, ANY_ADDRESS, 68, NOW) is None
     assert server.counters["dhcp.malformed"] == len(bad)
-    assert server.receive(good.ljust(MAX_MESSAGE_SIZE, b"\0"), MAC, 68, NOW) is not None
+    assert server.receive(good.ljust(MAX_MESSAGE_SIZE, b"\0"), MAC, ANY_ADDRESS, 68, NOW) is not None
 
 
 @given(
@@ -254,7 +268,7 @@ def test_bad_messages_are_counted(server: DhcpServer) -> None:
 def test_no_bytes_raise(network: Network, noise: bytes, kind: int, options: list[tuple[int, bytes]]) -> None:
     server = DhcpServer(network, "vm-1")
     for payload in (noise, message(kind)[:240] + noise, message(kind, *options)):
-        asked = server.receive(payload, MAC, 68, NOW)
+        asked = server.receive(payload, MAC, ANY_ADDRESS, 68, NOW)
         if asked is not None:
             server.answer(asked, LEASE, NOW)
             server.answer(asked, None, NOW)
