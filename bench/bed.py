@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from bench.client import Client, Unmeasurable
 from bench.gateways import FORWARDED, GUEST_PORT, Gateway, Link
-from bench.processes import alive, cpu_seconds, pss
+from bench.processes import alive, cpu_seconds, idle_seconds, pss, thread_seconds
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
 
@@ -40,6 +41,21 @@ class Observation:
     memory: int
     """PSS in bytes of all of them, half-way; 0 where it was not asked for."""
     worker_memory: int
+    busy: Mapping[str, float] = field(default_factory=dict)
+    """What may have been the limit, in percent: the busiest thread of the guest's bridge (its time holds the guest
+    kernel's work on what is written to the device), and what was left idle of all processors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """What processes have used up to a moment."""
+
+    at: float
+    gateway: float
+    worker: float
+    bridge: Mapping[str, float]
+    """By thread."""
+    idle: float
 
 
 class Bed:
@@ -75,7 +91,7 @@ class Bed:
         argv += ["-R"] if direction == "down" else []
         deadline = time.monotonic() + 5
         while True:
-            before = self._cpu()
+            before = self._look()
             try:
                 report = json.loads(self.gateway.guest.run(*argv, timeout=seconds + PATIENCE).stdout or "{}")
             except subprocess.TimeoutExpired:
@@ -96,21 +112,39 @@ class Bed:
     def _observe(self, where: Namespace, half_way: float, *arguments: object) -> Observation:
         with Client(where.command([self._load, *map(str, arguments)])) as client:
             client.expect_begin(PATIENCE)
-            before = self._cpu()
+            before = self._look()
             memory = (0, 0)
             if half_way:
                 time.sleep(half_way)
                 memory = self.memory()
             return self._observation(client.report(PATIENCE), before, memory)
 
-    def _observation(self, report: dict[str, Any], before: tuple[float, float], memory: tuple[int, int]) -> Observation:
+    def _observation(self, report: dict[str, Any], before: Clock, memory: tuple[int, int]) -> Observation:
+        now = self._look()
         if any(not alive(pid) for pid in self._pids):
             raise Unmeasurable("a process of the gateway ended meanwhile")
-        cpu, worker = (now - then for now, then in zip(self._cpu(), before, strict=True))
-        return Observation(report, cpu, worker if self._worker_pids else None, *memory)
+        cpu = now.gateway - before.gateway
+        worker = now.worker - before.worker if self._worker_pids else None
+        return Observation(report, cpu, worker, *memory, _busy(before, now))
 
-    def _cpu(self) -> tuple[float, float]:
-        return cpu_seconds(self._pids), cpu_seconds(self._worker_pids)
+    def _look(self) -> Clock:
+        return Clock(
+            time.monotonic(),
+            cpu_seconds(self._pids),
+            cpu_seconds(self._worker_pids),
+            thread_seconds(self.gateway.bridge_pid),
+            idle_seconds(),
+        )
+
+
+def _busy(before: Clock, now: Clock) -> dict[str, float]:
+    """In percent of the time between the two."""
+    passed = now.at - before.at
+    found = {"idle %": 100 * (now.idle - before.idle) / passed / (os.cpu_count() or 1)}
+    if now.bridge:
+        used = max(seconds - before.bridge.get(thread, 0.0) for thread, seconds in now.bridge.items())
+        found["bridge %"] = 100 * used / passed
+    return found
 
 
 @contextlib.contextmanager

@@ -65,6 +65,8 @@ class Gateway(abc.ABC):
         self.link = link
         self._running = contextlib.ExitStack()
         self.guest: Namespace
+        self.bridge_pid = 0
+        """Of what joins the guest's device to the link; 0: the gateway has the device itself."""
 
     @classmethod
     def is_installed(cls) -> bool:
@@ -112,7 +114,8 @@ class Gateway(abc.ABC):
     def _bridge(self, path: Path) -> None:
         """Join the guest's device to a socket of QEMU's framing."""
         wait_for(path.exists, 10, f"{self.name}'s socket")
-        self._start(self.link.programs.path("tapbridge"), self.guest.name, INTERFACE, str(path))
+        bridge = self._start(self.link.programs.path("tapbridge"), self.guest.name, INTERFACE, str(path))
+        self.bridge_pid = bridge.pid
         up = ("ip", "link", "set", INTERFACE, "address", MAC, "up")
         wait_for(lambda: self.guest.run(*up).returncode == 0, 5, "the tap device")
 

@@ -29,8 +29,22 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 def user_and_system(pid: int) -> tuple[float, float]:
     """CPU seconds a process has used in its own code, and in the kernel for it; zeros: no such process."""
-    fields = _stat(pid)
-    return (int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND) if fields else (0.0, 0.0)
+    return _times(_stat(pid))
+
+
+def thread_seconds(pid: int) -> dict[str, float]:
+    """CPU seconds of each thread of a process, by its id; empty: no such process."""
+    try:
+        threads = sorted(entry.name for entry in Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return {}
+    return {thread: sum(_times(_fields(Path(f"/proc/{pid}/task/{thread}/stat")))) for thread in threads}
+
+
+def idle_seconds() -> float:
+    """What all processors together have been idle since the start."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / TICKS_PER_SECOND
 
 
 def pss(pid: int) -> int:
@@ -47,9 +61,17 @@ def alive(pid: int) -> bool:
     return _stat(pid)[:1] not in ([], ["Z"])
 
 
+def _times(fields: list[str]) -> tuple[float, float]:
+    return (int(fields[11]) / TICKS_PER_SECOND, int(fields[12]) / TICKS_PER_SECOND) if fields else (0.0, 0.0)
+
+
 def _stat(pid: int) -> list[str]:
-    """The fields of /proc/PID/stat after the name: state, parent, ...; empty: no such process."""
+    return _fields(Path(f"/proc/{pid}/stat"))
+
+
+def _fields(path: Path) -> list[str]:
+    """What is after the name: state, parent, ...; empty: no such process or thread."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return path.read_text().rpartition(")")[2].split()
     except OSError:
         return []

@@ -105,7 +105,7 @@ def bulk(seen: Observation) -> Sample:
     if not sum(shares):
         raise Unmeasurable("nothing arrived")
     details = {"Jain": jain(shares)} if len(shares) > 1 else {}
-    return _per(seen, sum(shares) * 8 / seen.report["seconds"] / 1e9, sum(shares) / 1e9, details)
+    return _per(seen, sum(shares) * 8 / seen.report["seconds"] / 1e9, sum(shares) / 1e9, {**details, **seen.busy})
 
 
 def iperf(seen: Observation) -> Sample:
@@ -147,7 +147,7 @@ def transactions(seen: Observation) -> Sample:
     if errors > MAX_ERRORS * count:
         raise Unmeasurable(f"{errors} failed, {count} did not")
     details = {"p50 us": seen.report["p50_us"], "p99 us": seen.report["p99_us"]}
-    return _per(seen, count / seen.report["seconds"], count / 1e6, details)
+    return _per(seen, count / seen.report["seconds"], count / 1e6, {**details, **seen.busy})
 
 
 # --- datagrams --------------------------------------------------------------------------------------------------------

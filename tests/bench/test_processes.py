@@ -6,7 +6,7 @@ import os
 import subprocess
 import time
 
-from bench.processes import alive, cpu_seconds, pss, tree
+from bench.processes import alive, cpu_seconds, idle_seconds, pss, thread_seconds, tree
 
 
 def test_a_tree_is_a_process_and_its_descendants() -> None:
@@ -26,6 +26,20 @@ def test_cpu_time_grows_with_work() -> None:
     while time.process_time() < end:
         pass
     assert 0.05 < cpu_seconds([os.getpid()]) - before < 5
+
+
+def test_each_thread_has_a_time_of_its_own_and_together_they_are_the_process() -> None:
+    found = thread_seconds(os.getpid())
+    assert str(os.getpid()) in found
+    assert abs(sum(found.values()) - cpu_seconds([os.getpid()])) < 1
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    assert thread_seconds(gone.pid) == {}
+
+
+def test_what_is_idle_only_grows() -> None:
+    before = idle_seconds()
+    assert 0 < before <= idle_seconds()
 
 
 def test_memory_is_that_of_a_living_process_only() -> None:

@@ -28,6 +28,12 @@ def test_one_flow_has_no_fairness() -> None:
     assert bulk(seen({"seconds": 1.0, "bytes": [10**9]})).details == {}
 
 
+def test_what_may_have_been_the_limit_is_told_with_the_figure() -> None:
+    report = {"seconds": 1.0, "bytes": [10**9]}
+    told = Observation(report, 1.0, None, memory=0, worker_memory=0, busy={"idle %": 10.0, "bridge %": 99.0})
+    assert bulk(told).details == {"idle %": 10.0, "bridge %": 99.0}
+
+
 def test_nothing_that_arrived_is_a_failure_and_not_a_zero() -> None:
     for take, report in (
         (bulk, {"seconds": 1.0, "bytes": [0, 0]}),
