@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 from werkzeug.exceptions import Forbidden, HTTPException
 
-from api import gvproxy, metrics, v1
+from api import connect, gvproxy, handover, metrics, v1
 from api.models import Error, json_response
 from api.supervisor_client import SupervisorClient
 from proto.errors import CodecError, MoorageError, RequestFailed, RequestTimeout
@@ -37,10 +37,13 @@ def create_app(runtime_dir: str | None = None) -> Flask:
     """The application; `runtime_dir` holds the supervisor's sockets (default: ``$MOORAGE_RUNTIME_DIR``)."""
     app = Flask("api", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_SIZE
-    SupervisorClient(f"ipc://{runtime_dir or os.environ['MOORAGE_RUNTIME_DIR']}/control.sock").attach(app)
+    runtime = runtime_dir or os.environ["MOORAGE_RUNTIME_DIR"]
+    SupervisorClient(f"ipc://{runtime}/control.sock").attach(app)
+    handover.set_up(app, f"{runtime}/handover.sock")
     app.before_request(refuse_other_sites)
     app.register_error_handler(HTTPException, on_http_error)
     app.register_error_handler(MoorageError, on_moorage_error)
+    app.register_blueprint(connect.blueprint)
     app.register_blueprint(gvproxy.blueprint)
     app.register_blueprint(v1.blueprint)
     app.register_blueprint(metrics.blueprint)

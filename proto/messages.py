@@ -474,23 +474,11 @@ class OpenTunnel:
     """What was read of it already, behind the request."""
 
 
-# --- events, supervisor -> API ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class VmAttached:
-    vm_id: str
-    network: str
+class AttachLink:
+    """The connection whose descriptor comes with this is a VM's link. Over ``handover.sock``; answer: `Empty`."""
 
-
-@dataclass(frozen=True, slots=True)
-class VmDetached:
-    vm_id: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerRestarted:
-    vm_id: str
-    pid: int
-    reason: str
+    framing: Framing
+    network: str = "default"
+    first_bytes: bytes = b""
+    """What was read of it already, behind the request."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from supervisor.endpoints import MAX_UNIX_PATH
 from supervisor.errors import ConfigError, StartError
 
-LONGEST_SOCKET_NAME = "control.sock"
+LONGEST_SOCKET_NAME = "handover.sock"
 
 
 def runtime_dir(option: Path | None, env: Mapping[str, str], is_root: bool) -> Path:

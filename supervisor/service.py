@@ -15,8 +15,10 @@ import zmq.asyncio
 
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
+from proto.messages import AttachLink
 from supervisor.announcer import Announcer
 from supervisor.api_server import ApiServer
+from supervisor.attach.http import HttpAttach
 from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Host, Listener
 from supervisor.children import Zygote
@@ -24,6 +26,7 @@ from supervisor.config import Settings
 from supervisor.control import Control
 from supervisor.endpoints import StreamEndpoint, TcpEndpoint, UnixEndpoint
 from supervisor.forwards.table import Forwards
+from supervisor.handover import Handover
 from supervisor.networks import Network
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
 from supervisor.resolver import HostResolver, ResolverWatch
@@ -140,6 +143,10 @@ class Service:
         worker_messages = WorkerMessages(vms, forwards, events, announcer)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
+        handover_path = self._runtime / "handover.sock"
+        stack.callback(handover_path.unlink, missing_ok=True)
+        handover = Handover(handover_path, {AttachLink: HttpAttach(networks, vms.attach).take})
+        stack.push_async_callback(handover.close)
         workers.start()
         control.start()
         await zygote.start()

@@ -24,6 +24,7 @@ from proto.channels import EventPublisher, Responder
 from proto.codec import Message
 from proto.counters import lasting
 from proto.errors import ChannelError, CodecError, RequestFailed
+from proto.events import VmAttached, VmDetached, WorkerRestarted
 from proto.fdpass import FdChannel
 from proto.messages import (
     AddForward,
@@ -33,9 +34,6 @@ from proto.messages import (
     Shutdown,
     Spawn,
     UpdateNetwork,
-    VmAttached,
-    VmDetached,
-    WorkerRestarted,
     WorkerStats,
 )
 from supervisor.attach.listener import Attachment

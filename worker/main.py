@@ -146,12 +146,11 @@ def run(spawn: Spawn, link_fds: Sequence[int], channel_fd: int) -> None:
     logs.configure(spawn.vm_id, spawn.log_level, spawn.log_format)
     channel = FdChannel(socket.socket(fileno=channel_fd))
     engine = make_engine(spawn, link_fds)
+    if spawn.first_bytes:
+        engine.receive(spawn.first_bytes)  # before the loop, whose first turn reads what follows them
 
     async def serve() -> None:
-        worker = Worker(spawn, engine, channel)
-        if spawn.first_bytes:
-            engine.receive(spawn.first_bytes)
-        await worker.run()
+        await Worker(spawn, engine, channel).run()
 
     try:
         with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(EngineSelector(engine))) as runner:

@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from proto.messages import Framing
 from supervisor.attach.link import Link, SocketLink
@@ -21,10 +21,10 @@ from supervisor.attach.options import NO_OPTIONS, Options
 from supervisor.endpoints import (
     Endpoint,
     StreamEndpoint,
-    TcpEndpoint,
     UnixEndpoint,
     UrlForm,
     bound_endpoint,
+    join_host_port,
     listen,
     unlink_endpoint,
 )
@@ -151,18 +151,9 @@ class AcceptingListener(Listener):
         """A connection that may attach."""
         host.attach(Attachment(SocketLink(sock), self.kind, self.framing, str(self.endpoint), peer))
 
-    def _prepare(self, sock: socket.socket, address: object) -> tuple[str, int | None]:
-        """Set the socket up; what it tells of the other end, and whose it is."""
-        sock.setblocking(False)
-        if sock.family == socket.AF_UNIX:
-            return _unix_peer(sock)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for name, value in KEEPALIVE.items():
-            if hasattr(socket, name):
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        assert isinstance(address, tuple), address
-        return str(TcpEndpoint(address[0], address[1])).removeprefix("tcp://"), None
+    def _prepare(self, sock: socket.socket, address: Any) -> tuple[str, int | None]:
+        """Set a connection up; what it tells of the other end, and whose that is."""
+        return prepare(sock, address)
 
 
 class StreamListener(AcceptingListener):
@@ -172,6 +163,21 @@ class StreamListener(AcceptingListener):
         assert isinstance(endpoint, StreamEndpoint), endpoint
         sock = listen(endpoint)
         return sock, bound_endpoint(sock)
+
+
+def prepare(sock: socket.socket, address: Any) -> tuple[str, int | None]:
+    """Set a connection up; what it tells of the other end, and whose that is, where it does."""
+    sock.setblocking(False)
+    if sock.family == socket.AF_UNIX:
+        return _unix_peer(sock)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in KEEPALIVE.items():
+            if hasattr(socket, name):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        return join_host_port(address[0], address[1]), None
+    return f"cid={address[0]} port={address[1]}", None  # vsock(7)
 
 
 def _unix_peer(sock: socket.socket) -> tuple[str, int | None]:

@@ -127,13 +127,6 @@ class VsockListener(GreetingListener):
             return _listen_vsock(endpoint), endpoint
         return super()._listen(endpoint.socket() if isinstance(endpoint, HybridEndpoint) else endpoint)
 
-    def _prepare(self, sock: socket.socket, address: object) -> tuple[str, int | None]:
-        if sock.family == socket.AF_UNIX:
-            return super()._prepare(sock, address)
-        sock.setblocking(False)
-        assert isinstance(address, tuple), address
-        return f"cid={address[0]} port={address[1]}", None
-
     async def _shake_hands(self, sock: socket.socket, host: Host) -> Framing:
         first = await receive_through(sock, _LINE_END, MAX_HEAD)
         connect = _CONNECT.fullmatch(first) if sock.family == socket.AF_UNIX else None

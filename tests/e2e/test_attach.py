@@ -39,8 +39,8 @@ class Bed:
         self.service.arguments = tuple(word for url in listen for word in ("--listen", url))
         self.service.start(stdio)
 
-    def attach(self, url: str, mac: str = MAC, stdio: Stdio | None = None) -> NamespaceGuest:
-        guest = NamespaceGuest(self._workshop, url, mac, self._probe, self.host, stdio)
+    def attach(self, url: str, mac: str = MAC, stdio: Stdio | None = None, framing: str = "") -> NamespaceGuest:
+        guest = NamespaceGuest(self._workshop, url, mac, self._probe, self.host, stdio, framing)
         self._stack.enter_context(contextlib.closing(guest))
         guest.configure()
         return guest
@@ -99,6 +99,22 @@ def over_vsock_with_connect(bed: Bed) -> NamespaceGuest:
         return bed.attach("stdio:", MAC, (link.fileno(), link.fileno()))
 
 
+def over_http(bed: Bed) -> NamespaceGuest:
+    bed.serve()
+    return bed.attach(f"unix://{bed.service.api_path}/connect")
+
+
+def over_http_with_qemus_framing(bed: Bed) -> NamespaceGuest:
+    """The request and the beginning of a frame in one breath, its rest after it."""
+    bed.serve()
+    with connect(bed.service.api_path) as link:
+        link.sendall(b"POST /connect?framing=qemu HTTP/1.1\r\nHost: vm\r\n\r\n" + struct.pack("!I", 20) + bytes(7))
+        wait_for(lambda: bed.service.get("/v1/vms")["vms"], 5.0, "the VM")
+        link.sendall(bytes(13))
+        link.settimeout(None)
+        return bed.attach("stdio:", MAC, (link.fileno(), link.fileno()), "stream32")
+
+
 def over_stdio(bed: Bed) -> NamespaceGuest:
     to_service, from_agent = os.pipe()
     to_agent, from_service = os.pipe()
@@ -114,6 +130,8 @@ WAYS: dict[str, Callable[[Bed], NamespaceGuest]] = {
     "hyperkit": over_hyperkit,
     "vsock": over_vsock,
     "vsock-connect": over_vsock_with_connect,
+    "http": over_http,
+    "http-qemu": over_http_with_qemus_framing,
     "stdio": over_stdio,
 }
 

@@ -159,14 +159,17 @@ class NamespaceGuest(LinuxGuest):
         probe: Path,
         host: Namespace | None = None,
         stdio: Stdio | None = None,
+        framing: str = "",
     ) -> None:
         """`url`: where to connect; the agent does it from the namespace `host`, where one is given.
 
-        `stdio`: the agent's standard input and output, for the url ``stdio:``.
+        `stdio`: the agent's standard input and output, for the url ``stdio:``. `framing`: another than the
+        agent's own choice.
         """
         super().__init__(directory, mac, probe)
         self.log = directory / f"{self.namespace.name}.log"
         argv = [sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name, "--mac", mac]
+        argv += ["--framing", framing] if framing else []
         argv += ["--dhcp", "none"]  # `configure` does it, with udhcpc: a client that is not ours
         with self.log.open("wb") as log:
             stdin, stdout = stdio or (None, log)

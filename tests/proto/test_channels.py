@@ -11,7 +11,8 @@ import zmq.asyncio
 from proto.channels import BlockingRequester, EventPublisher, EventSubscriber, Requester, Responder
 from proto.codec import Message
 from proto.errors import RequestFailed, RequestTimeout
-from proto.messages import Empty, GetStats, Hello, ListVms, Shutdown, VmAttached, Vms, WorkerStats
+from proto.events import VmAttached
+from proto.messages import Empty, GetStats, Hello, ListVms, Shutdown, Vms, WorkerStats
 
 Scenario = Callable[[zmq.asyncio.Context, str], Coroutine[Any, Any, None]]
 

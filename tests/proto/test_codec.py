@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto import codec, messages
+from proto import codec, events, messages
 from proto.errors import CodecError
 
 NETWORK = messages.Network(
@@ -22,7 +22,11 @@ NETWORK = messages.Network(
     upstreams=(messages.Upstream("1.1.1.1"),),
     nat={"192.168.127.254": "127.0.0.1"},
 )
-MESSAGES = [kind for kind in vars(messages).values() if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
+MESSAGES = [
+    kind
+    for kind in (vars(messages) | vars(events)).values()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+]
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ def test_no_place_at_all_names_the_flag() -> None:
 
 
 def test_a_directory_too_long_for_its_sockets_is_refused() -> None:
-    check_socket_paths(Path("/" + "x" * 93))
-    with pytest.raises(ConfigError, match="at most 94 bytes"):
-        check_socket_paths(Path("/" + "x" * 94))
+    check_socket_paths(Path("/" + "x" * 92))
+    with pytest.raises(ConfigError, match="at most 93 bytes"):
+        check_socket_paths(Path("/" + "x" * 93))
 
 
 def test_a_directory_is_made_private(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""``/connect``: the connection becomes a VM's link, as gvforwarder and ``moorage agent`` ask for it.
+
+Nothing is answered; frames follow at once, both ways, each behind a 2-byte little-endian length, or with
+``?framing=qemu`` behind a 4-byte big-endian one. ``?network=NAME`` names the network.
+"""
+
+from __future__ import annotations
+
+from flask import Blueprint, Response, request
+
+from api.handover import hand_over
+from proto.errors import RequestFailed
+from proto.messages import AttachLink, Framing
+
+FRAMINGS: dict[str, Framing] = {"": "stream16", "qemu": "stream32"}
+
+blueprint = Blueprint("connect", __name__)
+
+
+@blueprint.route("/connect", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+def connect() -> Response:
+    """Any method will do, as with gvproxy."""
+    asked = request.args.get("framing", "")
+    if asked not in FRAMINGS:
+        raise RequestFailed.because("bad-request", f"framing: expected qemu or nothing, got {asked!r}")
+    return hand_over(AttachLink(FRAMINGS[asked], request.args.get("network", "default")))
