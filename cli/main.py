@@ -1,4 +1,4 @@
-"""``moorage serve``, ``moorage agent`` and ``moorage version``."""
+"""``moorage serve``, ``moorage agent``, ``moorage qemu-wrapper`` and ``moorage version``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from importlib import metadata
 from typing import NoReturn
 
 import click
+
+from cli.qemu_wrapper import run
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -33,6 +35,19 @@ def serve(arguments: tuple[str, ...]) -> None:
 def agent(arguments: tuple[str, ...]) -> None:
     """Inside a VM: join a tap device to the host; `moorage agent --help` lists its flags."""
     _become("agent", arguments)
+
+
+@main.command(
+    "qemu-wrapper",
+    context_settings={"ignore_unknown_options": True},
+    short_help="Start a QEMU whose network is a connected socket.",
+)
+@click.argument("sock", metavar="SOCKET", type=click.Path())
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def qemu_wrapper(sock: str, command: tuple[str, ...]) -> None:
+    """Connect to the unix socket SOCKET and become COMMAND, which has the connection as descriptor 3: for a QEMU with
+    `-netdev socket,id=n,fd=3`."""
+    sys.exit(run(sock, list(command)))
 
 
 def _become(package: str, arguments: tuple[str, ...]) -> NoReturn:
