@@ -6,12 +6,14 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.guests.guest import Guest
 from tests.guests.namespace import Namespace, NamespaceGuest, Stdio
+from tests.guests.qemu import QemuGuest
 from tests.guests.servers import FileServer, Names
 from tests.guests.service import MOORAGE, Service
 from tests.guests.waiting import wait_for
@@ -28,9 +30,16 @@ UUID = "c3d68012-0208-11ea-9fd7-f2189899ab08"
 class Bed:
     """One service, which a test starts with a listener, and guests attached to it."""
 
-    def __init__(self, host: Namespace, workshop: Path, probe: Path, stack: contextlib.ExitStack) -> None:
+    def __init__(
+        self,
+        host: Namespace,
+        workshop: Path,
+        probe: Path,
+        initramfs: Callable[[], Path],
+        stack: contextlib.ExitStack,
+    ) -> None:
         self.host = host
-        self._workshop, self._probe, self._stack = workshop, probe, stack
+        self._workshop, self._probe, self._initramfs, self._stack = workshop, probe, initramfs, stack
         self.service = Service(host)
         self.directory = self.service.directory
         stack.callback(self.service.close)
@@ -45,11 +54,18 @@ class Bed:
         guest.configure()
         return guest
 
+    def boot(self, netdev: str, wrapper: Sequence[str]) -> QemuGuest:
+        """A QEMU that another command becomes."""
+        guest = QemuGuest(self._workshop, self._initramfs(), netdev, MAC, self.host, wrapper=wrapper)
+        self._stack.enter_context(contextlib.closing(guest))
+        guest.configure()
+        return guest
+
 
 @pytest.fixture
-def bed(host: Namespace, names: Names, workshop: Path, probe: Path) -> Iterator[Bed]:
+def bed(request: pytest.FixtureRequest, host: Namespace, names: Names, workshop: Path, probe: Path) -> Iterator[Bed]:
     with contextlib.ExitStack() as stack:
-        yield Bed(host, workshop, probe, stack)
+        yield Bed(host, workshop, probe, lambda: request.getfixturevalue("initramfs"), stack)
 
 
 def connect(path: Path) -> socket.socket:
@@ -126,7 +142,13 @@ def over_stdio(bed: Bed) -> NamespaceGuest:
             os.close(fd)
 
 
-WAYS: dict[str, Callable[[Bed], NamespaceGuest]] = {
+def over_qemu_wrapper(bed: Bed) -> QemuGuest:
+    bed.serve()
+    return bed.boot("socket,fd=3", [str(MOORAGE), "qemu-wrapper", str(bed.service.link_path)])
+
+
+WAYS: dict[str, Callable[[Bed], Guest]] = {
+    "qemu-wrapper": over_qemu_wrapper,
     "hyperkit": over_hyperkit,
     "vsock": over_vsock,
     "vsock-connect": over_vsock_with_connect,

@@ -68,12 +68,31 @@ class QemuGuest(ConsoleGuest):
     dhcp_script = "/bin/udhcpc.sh"
 
     def __init__(
-        self, directory: Path, initramfs: Path, netdev: str, mac: str, host: Namespace, device: Sequence[str] = ()
+        self,
+        directory: Path,
+        initramfs: Path,
+        netdev: str,
+        mac: str,
+        host: Namespace,
+        device: Sequence[str] = (),
+        wrapper: Sequence[str] = (),
     ) -> None:
-        """Boot. `netdev` is QEMU's option without its id: ``stream,addr.type=unix,addr.path=/run/vm.sock``."""
+        """Boot. `netdev` is QEMU's option without its id: ``stream,addr.type=unix,addr.path=/run/vm.sock``; `wrapper`:
+        a command that becomes QEMU's."""
         console = directory / f"console-{mac.replace(':', '')}.log"
-        argv = ["qemu-system-x86_64", "-accel", "tcg", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]
-        argv += ["-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(initramfs)]
+        argv = [
+            *wrapper,
+            "qemu-system-x86_64",
+            "-accel",
+            "tcg",
+            "-m",
+            "256",
+            "-nodefaults",
+            "-display",
+            "none",
+            "-no-reboot",
+        ]
+        argv += ["-no-reboot", "-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(initramfs)]
         argv += ["-append", "console=ttyS0 panic=-1 quiet", "-serial", f"file:{console}", "-serial", "stdio"]
         kind, _, rest = netdev.partition(",")
         argv += ["-netdev", f"{kind},id=n,{rest}", "-device", f"virtio-net-pci,netdev=n,mac={mac},romfile=", *device]
