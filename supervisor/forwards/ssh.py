@@ -38,6 +38,9 @@ class SshForward:
     def close(self) -> None:
         """Take no more clients; those that are served go on. The socket may be closed afterwards."""
         if self._finishing is None:
+            asyncio.get_running_loop().remove_reader(
+                self._sock
+            )  # now: `_serving` ends when its number may be another's
             self._serving.cancel()
             self._finishing = asyncio.get_running_loop().create_task(self._finish())
 
@@ -111,4 +114,5 @@ async def _readable(sock: socket.socket) -> None:
     try:
         await ready
     finally:
-        loop.remove_reader(sock)
+        if sock.fileno() >= 0:
+            loop.remove_reader(sock)

@@ -207,6 +207,32 @@ def test_a_client_outlives_its_forward(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_a_forward_that_nobody_used_leaves_the_loop_as_it_was(tmp_path: Path) -> None:
+    """Its socket is closed at once after it, and the next one has the same number."""
+
+    async def scenario(scene: Scene) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(scene.outside))
+        listener.listen()
+        number = listener.fileno()
+        forward = SshForward(listener, scene.destination(), {}, scene._call)
+        await asyncio.sleep(0)
+        forward.close()
+        listener.close()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            assert number in (ours.fileno(), theirs.fileno())
+            heard = asyncio.Event()
+            asyncio.get_running_loop().add_reader(number, heard.set)
+            await forward.finished()
+            for end in (ours, theirs):
+                end.send(b"x")
+            await heard.wait()
+            asyncio.get_running_loop().remove_reader(number)
+
+    play(tmp_path, scenario)
+
+
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
