@@ -1,7 +1,7 @@
 """What Go's standard library accepts and says, as gvproxy's clients see it through the API.
 
 Covered: `encoding/json` decoding of one value into a struct (keys in any case, unknown keys and trailing text ignored)
-and its errors, `encoding/json` encoding, `net.SplitHostPort`. Error texts are Go's wherever a
+and its errors, `encoding/json` encoding, `net.SplitHostPort`, `strconv.ParseUint`. Error texts are Go's wherever a
 client can tell them apart; two kinds of broken JSON that Go words differently may read the same here.
 """
 
@@ -98,6 +98,15 @@ def split_host_port(address: str) -> tuple[str, str]:
         if bracket in host or bracket in port:
             raise _address_error(address, f"unexpected '{bracket}' in address")
     return host, port
+
+
+def parse_uint16(text: str) -> int:
+    """What Go's `strconv.ParseUint(text, 10, 16)` makes of a text. Raises GoError."""
+    if not (text.isascii() and text.isdecimal()):
+        raise GoError(f'strconv.ParseUint: parsing "{text}": invalid syntax')
+    if len(text.lstrip("0")) > 5 or int(text) > 0xFFFF:
+        raise GoError(f'strconv.ParseUint: parsing "{text}": value out of range')
+    return int(text)
 
 
 def _address_error(address: str, problem: str) -> GoError:

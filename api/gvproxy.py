@@ -2,8 +2,8 @@
 
 Paths, status codes, bodies and error texts are gvproxy's, so that its clients need no change: they match on texts such
 as ``proxy already running``. What is wrong with a request's form is said here; what is wrong with a forward or a zone
-is said by the supervisor, in gvproxy's sentences too. Everything here is about the network ``default``. Not here yet:
-``/tunnel`` and ``/connect``.
+is said by the supervisor, in gvproxy's sentences too. Everything here is about the network ``default``. ``/connect`` is
+in `api.connect`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from flask import Blueprint, Response, request
 
 from api import golang
 from api.golang import GoError
+from api.handover import hand_over
 from api.supervisor_client import ask
 from proto.errors import RequestFailed
 from proto.messages import (
@@ -30,6 +31,7 @@ from proto.messages import (
     ListVms,
     ListZones,
     Networks,
+    OpenTunnel,
     Stats,
     SumStats,
     Unexpose,
@@ -127,6 +129,19 @@ def remote_address(remote: str) -> str:
     if not request.remote_addr:
         raise GoError("address @: missing port in address")  # a caller on a unix socket has none
     return f"{request.remote_addr}:{port}"
+
+
+@blueprint.route("/tunnel", methods=ANY_METHOD)
+def tunnel() -> Response:
+    """The connection becomes one to a TCP port of a VM: the two bytes ``OK`` and no HTTP, then what the guest says."""
+    ip = request.args.get("ip", "")
+    if not ip:
+        return text_error(500, "ip is mandatory")
+    try:
+        port = golang.parse_uint16(request.args.get("port", ""))
+    except GoError as error:
+        return text_error(500, str(error))
+    return hand_over(OpenTunnel(ip, port))
 
 
 # --- what the network knows ------------------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class Control:
     async def _add_zone(self, asked: messages.AddZone) -> None:
         self._network(asked.network).add_zone(asked.zone)
         await self._vms.tell_networks()
+        await self._forwards.settle()  # to names
 
     async def _sum_stats(self, _: messages.SumStats) -> messages.Stats:
         await self._vms.refresh_counters(STATS_PATIENCE)

@@ -15,7 +15,7 @@ import zmq.asyncio
 
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
-from proto.messages import AttachLink
+from proto.messages import AttachLink, OpenTunnel
 from supervisor.announcer import Announcer
 from supervisor.api_server import ApiServer
 from supervisor.attach.http import HttpAttach
@@ -26,6 +26,7 @@ from supervisor.config import Settings
 from supervisor.control import Control
 from supervisor.endpoints import StreamEndpoint, TcpEndpoint, UnixEndpoint
 from supervisor.forwards.table import Forwards
+from supervisor.forwards.tunnels import Tunnels
 from supervisor.handover import Handover
 from supervisor.networks import Network
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
@@ -145,7 +146,10 @@ class Service:
         stack.push_async_callback(control.close)
         handover_path = self._runtime / "handover.sock"
         stack.callback(handover_path.unlink, missing_ok=True)
-        handover = Handover(handover_path, {AttachLink: HttpAttach(networks, vms.attach).take})
+        handover = Handover(
+            handover_path,
+            {AttachLink: HttpAttach(networks, vms.attach).take, OpenTunnel: Tunnels(forwards).take},
+        )
         stack.push_async_callback(handover.close)
         workers.start()
         control.start()

@@ -61,7 +61,7 @@ cdef extern from *:
         if (name.any.sa_family == AF_INET) setsockopt(fd, IPPROTO_IP, IP_PKTINFO, &on, sizeof on);
     #endif
     }
-    /* What came beside a datagram, as it goes beside the answer: from that address, by whatever interface leads there. */
+    /* What came beside a datagram, as it goes beside the answer: from that address, by any interface. */
     static inline void moorage_forget_interface(struct msghdr *m) {
         for (struct cmsghdr *c = CMSG_FIRSTHDR(m); c; c = CMSG_NXTHDR(m, c)) {
     #ifdef IPV6_RECVPKTINFO

@@ -116,6 +116,28 @@ def test_the_guest_sees_who_connects_unless_that_is_set_off(
             assert service.request("DELETE", f"/v1/forwards?local=:5305&protocol={protocol}")[0] == 204
 
 
+def test_a_forward_to_a_host_name_follows_it(service: Service, attach: Attach) -> None:
+    """A DHCP host name, and a record that comes to stand for another VM while the forward is there."""
+    ips = {}
+    for name in ("web", "other"):
+        guest = attach(service)
+        ips[name] = guest.configure(hostname=name).ip
+        guest.sh(f"d=$(mktemp -d) && echo {name} >$d/index.html && busybox httpd -p 80 -h $d")
+
+    def fetched(port: int) -> str:
+        return service.host.run("curl", "-sS", "--max-time", "5", f"http://127.0.0.1:{port}/").stdout
+
+    def record(name: str) -> None:
+        zone = {"Name": "lab.", "Records": [{"Name": "www", "IP": ips[name]}], "DefaultIP": ""}
+        assert service.request("POST", "/services/dns/add", zone)[0] == 200
+
+    record("web")
+    with forwarded(service, "127.0.0.1:5306", "WEB:80"), forwarded(service, "127.0.0.1:5307", "www.lab:80"):
+        assert (fetched(5306), fetched(5307)) == ("web\n", "web\n")
+        record("other")
+        assert (fetched(5306), fetched(5307)) == ("web\n", "other\n")
+
+
 def test_a_port_in_use_is_said_to_be(service: Service, guest: NamespaceGuest) -> None:
     with service.host.entered():
         holder = socket.create_server(("127.0.0.1", 5303))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import socket
 import socketserver
 import subprocess
 import sys
@@ -99,6 +100,14 @@ def curl(service: Service, sock: Path, path: str, *more: str) -> str:
     ).stdout
 
 
+def ssh_through(service: Service, server: SshServer, proxy_arguments: str) -> None:
+    """ssh by way of a ProxyCommand; the guest sees the gateway, and all of its output arrives."""
+    proxy = f"ProxyCommand={sys.executable} {PROXY} {proxy_arguments}"
+    told = on_host(service, "ssh", *server.options(proxy), "root@guest", "echo $SSH_CONNECTION; seq 1 100000")
+    assert told.stdout.splitlines()[0].split()[0] == "192.168.127.1"
+    assert told.stdout.splitlines()[1:] == [str(n) for n in range(1, 100001)]
+
+
 def test_ssh_and_scp_of_100_mb_pass_a_forwarded_port(
     service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
 ) -> None:
@@ -118,11 +127,33 @@ def test_ssh_passes_a_forwarded_unix_socket(
     sock = tmp_path / "ssh.sock"
     with sshd(guest, server), exposed(service, str(sock), f"tcp://{guest.lease.ip}:22", "unix"):
         assert sock.stat().st_mode & 0o777 == 0o600
-        proxy = f"ProxyCommand={sys.executable} {PROXY} {sock}"
-        told = on_host(service, "ssh", *server.options(proxy), "root@guest", "echo $SSH_CONNECTION; seq 1 100000")
-        assert told.stdout.splitlines()[0].split()[0] == "192.168.127.1"
-        assert told.stdout.splitlines()[1:] == [str(n) for n in range(1, 100001)]
+        ssh_through(service, server, str(sock))
     assert not sock.exists()
+
+
+def test_ssh_passes_a_tunnel(service: Service, guest: NamespaceGuest, server: SshServer) -> None:
+    """``ssh -o ProxyCommand``; both over the API's unix socket, the way of podman and CRC."""
+    with sshd(guest, server):
+        ssh_through(service, server, f"{service.api_path} {guest.lease.ip} 22")
+
+
+def test_what_follows_the_request_for_a_tunnel_at_once_reaches_the_guest(
+    service: Service, guest: NamespaceGuest
+) -> None:
+    with guest.namespace.entered():
+        listener = socket.create_server((guest.lease.ip, 0))
+    with listener, socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(service.api_path))
+        port = listener.getsockname()[1]
+        client.sendall(f"GET /tunnel?ip={guest.lease.ip}&port={port} HTTP/1.1\r\nHost: unix\r\n\r\nearly".encode())
+        connection, _ = listener.accept()
+        with connection:
+            client.sendall(b" and late")
+            client.shutdown(socket.SHUT_WR)
+            assert b"".join(iter(lambda: connection.recv(100), b"")) == b"early and late"
+            connection.sendall(b"answer")
+        assert b"".join(iter(lambda: client.recv(100), b"")) == b"OKanswer"
 
 
 def test_an_api_on_a_unix_socket_of_the_guest_is_reached_over_ssh(
