@@ -126,6 +126,12 @@ cdef struct TcpFlow:
     uint8_t quote[28]  # IP header and 8 bytes of the SYN, for an ICMP error
 
 
+cdef struct HostQueue:
+    # What is known of a UDP socket's receive queue.
+    uint32_t largest  # bytes of the largest datagram received
+    bint widened
+
+
 cdef struct UdpFlow:
     FlowHead head
     Timer timer
@@ -142,7 +148,7 @@ cdef struct UdpFlow:
     int64_t last_used
     uint32_t sent
     uint32_t received
-    uint32_t largest  # bytes of the largest datagram received
+    HostQueue queue
     uint64_t from_guest
     uint64_t to_guest
 
@@ -156,7 +162,7 @@ cdef struct Listener:
     bint keep_source  # the guest sees the clients' own addresses
     bint readable
     bint dead
-    uint32_t largest
+    HostQueue queue
     Node node
     Node host_queue
     Node grave

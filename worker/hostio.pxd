@@ -133,6 +133,7 @@ cdef extern from *:
         SOCK_NONBLOCK
         SOCK_CLOEXEC
         SOL_SOCKET
+        SO_RCVBUF
         SO_ERROR
         SO_KEEPALIVE
         SO_LINGER

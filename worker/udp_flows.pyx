@@ -18,7 +18,7 @@ from posix.unistd cimport close
 
 from worker.clients cimport client_as_seen, next_ephemeral_port
 from worker.core cimport (
-    FLOW_UDP, TAG_UDP, Listener, count, count_by, token_of,
+    FLOW_UDP, TAG_UDP, HostQueue, Listener, count, count_by, token_of,
 )
 from worker.counters cimport (
     C_FLOW_BYTES_FROM_GUEST, C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_SYSCALLS_HOST_RECV, C_SYSCALLS_HOST_SEND,
@@ -29,8 +29,8 @@ from worker.datagrams cimport (
 )
 from worker.flow_table cimport table_find, table_insert, table_remove
 from worker.hostio cimport (
-    AF_INET, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SocketName, from_name, moorage_prepare, name_length, socket,
-    to_sockaddr,
+    AF_INET, SO_RCVBUF, SOCK_CLOEXEC, SOCK_DGRAM, SOCK_NONBLOCK, SOL_SOCKET, SocketName, from_name, moorage_prepare,
+    name_length, set_option, socket, to_sockaddr,
 )
 from worker.icmp_errors cimport icmp_error, unreachable_code
 from worker.link.output cimport out_commit, out_fifo_room, out_pending, out_reserve
@@ -54,6 +54,7 @@ cdef enum:
     MAX_SEND_TRIES = 3
     HEADERS_ROOM = 4096  # for the headers of a datagram's fragments at the smallest MTU
     SERVE_QUANTUM = 64
+    RECEIVE_QUEUE = 1048576  # bytes asked of the host for a busy socket; it gives less where net.core.rmem_max says so
     HEADERS_LEN = ETHERNET_HEADER_LEN + IPV4_HEADER_LEN
     CHECKSUM_AT = 6  # in the UDP header
     FALLBACK_MTU = 1280  # told to a guest whose datagram is too big for a path that does not say its MTU
@@ -344,22 +345,25 @@ cdef void read_errors(Core* core, UdpFlow* flow) noexcept nogil:
         icmp_error(core, &source, error.kind, error.code, error.mtu, quote, sizeof(quote))
 
 
-cdef int receive(Core* core, UdpFlow* flow, int fd, uint32_t* largest) noexcept nogil:
+cdef int receive(Core* core, UdpFlow* flow, int fd, HostQueue* queue) noexcept nogil:
     """Fill the batch from a socket; how many datagrams, or -1: not now, but there may be more.
 
     It is read when the link's queue has room for a batch of the largest datagrams seen: what waits in the socket's
-    own queue is not lost.
+    own queue is not lost. That queue is widened, as far as the system allows, once a whole batch was in it.
     """
     cdef int n
     cdef int i
-    if out_pending(core) and out_fifo_room(core) < DATAGRAM_BATCH * (<size_t>largest[0] + HEADERS_ROOM):
+    if out_pending(core) and out_fifo_room(core) < DATAGRAM_BATCH * (<size_t>queue.largest + HEADERS_ROOM):
         return -1
     n = datagrams_receive(&core.received, fd)
     count(core, C_SYSCALLS_HOST_RECV)
     for i in range(n):
-        if core.received.lengths[i] > largest[0]:
-            largest[0] = <uint32_t>core.received.lengths[i]
+        if core.received.lengths[i] > queue.largest:
+            queue.largest = <uint32_t>core.received.lengths[i]
     if n == DATAGRAM_BATCH:
+        if not queue.widened:
+            queue.widened = True
+            set_option(fd, SOL_SOCKET, SO_RCVBUF, RECEIVE_QUEUE)
         return n
     if n < 0 and -n != EAGAIN:
         if flow != NULL:
@@ -373,7 +377,7 @@ cdef bint read_mapping(Core* core, UdpFlow* flow) noexcept nogil:
     """Carry what waits on a mapping's socket; True: there may be more."""
     cdef Addr peer
     cdef uint16_t port
-    cdef int n = receive(core, flow, flow.fd, &flow.largest)
+    cdef int n = receive(core, flow, flow.fd, &flow.queue)
     cdef int i
     for i in range(n):
         if not from_name(&core.received.names[i], &peer, &port):
@@ -431,7 +435,7 @@ cdef UdpFlow* client_flow(Core* core, Listener* listener, const SocketName* name
 cdef bint udp_read_listener(Core* core, Listener* listener) noexcept nogil:
     """Carry what clients sent to a forwarded port; True: there may be more."""
     cdef UdpFlow* flow
-    cdef int n = receive(core, NULL, listener.fd, &listener.largest)
+    cdef int n = receive(core, NULL, listener.fd, &listener.queue)
     cdef int i
     for i in range(n):
         flow = client_flow(core, listener, &core.received.names[i])

@@ -2,6 +2,7 @@
 
 import random
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -168,3 +169,17 @@ def test_a_slow_guest_keeps_datagrams_in_the_hosts_socket(one_bed: Bed) -> None:
     assert bed.counter("link.tx_dropped") == 0
     bed.reading = True
     bed.expect_udp()
+
+
+def test_a_busy_socket_of_the_host_is_given_a_longer_queue(bed: Bed) -> None:
+    server = served(bed)
+    bed.send(udp(b"", 80))
+    _, guest = bed.receive_from(server)
+    limits = [int(Path(f"/proc/sys/net/core/rmem_{which}").read_text()) for which in ("default", "max")]
+    before, after = (2 * min(limit, 1 << 20) // 1024 for limit in (limits[0] // 2, limits[1]))
+    for burst in (min(64, before), after * 3 // 4):  # each datagram counts for less than 1 KiB with all its overhead
+        taken = bed.counter("flow.bytes_to_guest")
+        for _ in range(burst):
+            server.sendto(b"?", guest)
+        bed.settle()
+        assert bed.counter("flow.bytes_to_guest") == taken + burst
