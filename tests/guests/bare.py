@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from socket import inet_aton, inet_ntoa
 from typing import Self
 
 import dpkt
+from dpkt.ethernet import ETH_TYPE_IP
 
 from proto.framing import FrameReader, pack
 
 BROADCAST = b"\xff" * 6
 DHCP_SERVER, DHCP_CLIENT = 67, 68
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A UDP datagram to the guest."""
+
+    dst_mac: bytes
+    src: str
+    sport: int
+    dst: str
+    payload: bytes
 
 
 class BareVm:
@@ -35,29 +48,54 @@ class BareVm:
         while size := self.link.recv_into(self._reader.space()):
             yield from [bytes(frame) for frame in self._reader.received(size)]
 
+    def send_udp(self, src: str, sport: int, dst: str, dport: int, payload: bytes) -> None:
+        """A datagram to whoever listens."""
+        udp = dpkt.udp.UDP(sport=sport, dport=dport, data=payload)
+        udp.ulen = len(udp)
+        packet = dpkt.ip.IP(src=inet_aton(src), dst=inet_aton(dst), p=dpkt.ip.IP_PROTO_UDP, ttl=64, data=udp)
+        self.send(bytes(dpkt.ethernet.Ethernet(src=self.mac, dst=BROADCAST, type=ETH_TYPE_IP, data=packet)))
+
+    def datagrams(self, port: int) -> Iterator[Datagram]:
+        """Datagrams to a port, as they come. Raises TimeoutError after a silence."""
+        for frame in self.frames():
+            ethernet = dpkt.ethernet.Ethernet(frame)
+            udp = getattr(ethernet.data, "data", None)
+            if isinstance(udp, dpkt.udp.UDP) and udp.dport == port:
+                packet = ethernet.data
+                yield Datagram(ethernet.dst, inet_ntoa(packet.src), udp.sport, inet_ntoa(packet.dst), udp.data)
+
+    def dhcp(self, message: bytes, src: str = "0.0.0.0", sport: int = DHCP_CLIENT) -> Datagram:
+        """The answer to a DHCP message."""
+        self.send_udp(src, sport, "255.255.255.255", DHCP_SERVER, message)
+        transaction = message[4:8]
+        return next(reply for reply in self.datagrams(sport) if reply.payload[4:8] == transaction)
+
     def discover(self, transaction: int = 1) -> str:
         """Ask for an address by DHCPDISCOVER; the address offered."""
-        self.send(self._discover_frame(transaction))
-        for frame in self.frames():
-            udp = dpkt.ethernet.Ethernet(frame).data.data
-            if isinstance(udp, dpkt.udp.UDP) and udp.dport == DHCP_CLIENT:
-                offer = dpkt.dhcp.DHCP(udp.data)
-                assert offer.xid == transaction
-                return socket.inet_ntoa(struct.pack("!I", offer.yiaddr))
-        raise AssertionError("the link was closed")
+        reply = self.dhcp(self.dhcp_message(dpkt.dhcp.DHCPDISCOVER, transaction=transaction, flags=0x8000))
+        return inet_ntoa(reply.payload[16:20])
 
-    def _discover_frame(self, transaction: int) -> bytes:
-        message = dpkt.dhcp.DHCP(
-            op=dpkt.dhcp.DHCP_OP_REQUEST,
-            xid=transaction,
-            chaddr=self.mac,
-            flags=0x8000,
-            opts=[(dpkt.dhcp.DHCP_OPT_MSGTYPE, bytes([dpkt.dhcp.DHCPDISCOVER]))],
+    def dhcp_message(
+        self,
+        kind: int,
+        *options: tuple[int, bytes],
+        transaction: int = 1,
+        flags: int = 0,
+        ciaddr: str = "0.0.0.0",
+        giaddr: str = "0.0.0.0",
+    ) -> bytes:
+        """A DHCP message of this guest."""
+        return bytes(
+            dpkt.dhcp.DHCP(
+                op=dpkt.dhcp.DHCP_OP_REQUEST,
+                xid=transaction,
+                chaddr=self.mac,
+                flags=flags,
+                ciaddr=int.from_bytes(inet_aton(ciaddr), "big"),
+                giaddr=int.from_bytes(inet_aton(giaddr), "big"),
+                opts=[(dpkt.dhcp.DHCP_OPT_MSGTYPE, bytes([kind])), *options],
+            )
         )
-        udp = dpkt.udp.UDP(sport=DHCP_CLIENT, dport=DHCP_SERVER, data=bytes(message))
-        udp.ulen = len(udp)
-        packet = dpkt.ip.IP(src=bytes(4), dst=b"\xff" * 4, p=dpkt.ip.IP_PROTO_UDP, ttl=64, data=udp)
-        return bytes(dpkt.ethernet.Ethernet(src=self.mac, dst=BROADCAST, type=dpkt.ethernet.ETH_TYPE_IP, data=packet))
 
     def close(self) -> None:
         """Pull the plug."""

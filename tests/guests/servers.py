@@ -122,6 +122,10 @@ class Names:
         self.port = port
         self.questions: list[tuple[str, str]] = []
         """(name, type) of every query, in order."""
+        self.failing: set[str] = set()
+        """Names that are answered with SERVFAIL."""
+        self.silent = False
+        """Whether it answers nothing, as a server that cannot be reached."""
 
     def answer(self, wire: bytes, max_size: int) -> bytes | None:
         """The response to a query; cut, with TC, to `max_size` or what its EDNS allows. None: not a query."""
@@ -133,6 +137,11 @@ class Names:
         question = query.question[0]
         self.questions.append((question.name.to_text(), dns.rdatatype.to_text(question.rdtype)))
         name = question.name
+        if self.silent:
+            return None
+        if name.to_text() in self.failing:
+            response.set_rcode(dns.rcode.SERVFAIL)
+            return response.to_wire()
         node = self._zone.get_node(name)
         while node is not None:
             found = node.get_rdataset(dns.rdataclass.IN, question.rdtype)
