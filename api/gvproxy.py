@@ -13,7 +13,7 @@ from typing import Any
 
 from flask import Blueprint, Response, request
 
-from api import golang
+from api import golang, gvproxy_stats
 from api.golang import GoError
 from api.handover import hand_over
 from api.supervisor_client import ask
@@ -167,22 +167,11 @@ def cam() -> Response:
 
 @blueprint.route("/stats", methods=ANY_METHOD)
 def stats() -> Response:
-    """Counters of all VMs, nested at the dots of their names."""
-    counters = ask(SumStats(), Stats).counters
-    sent, received = counters.get("link.tx_bytes", 0), counters.get("link.rx_bytes", 0)
-    return json_answer({"BytesSent": sent, "BytesReceived": received} | nested(counters))
-
-
-def nested(counters: dict[str, int]) -> dict[str, Any]:
-    """``{"tcp.flows": 1}`` as ``{"tcp": {"flows": 1}}``."""
-    tree: dict[str, Any] = {}
-    for name, value in sorted(counters.items()):
-        *path, leaf = name.split(".")
-        node = tree
-        for step in path:
-            node = node.setdefault(step, {})
-        node[leaf] = value
-    return tree
+    """gvproxy's counters, of all VMs together, those that have left included."""
+    answer = json_answer(gvproxy_stats.tree(ask(SumStats(), Stats).counters))
+    answer.response = iter(answer.iter_encoded())  # of unknown length, so chunked, as Go sends what is over 2 KiB
+    del answer.headers["Content-Length"]
+    return answer
 
 
 # --- DNS -----------------------------------------------------------------------------------------------------------

@@ -11,13 +11,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from api.supervisor_client import ask
+from proto.counters import GAUGES
 from proto.messages import ListVms, Vm, Vms
 
 blueprint = Blueprint("metrics", __name__)
 
 LABELS = ("vm", "network")
-GAUGES = frozenset({"tcp.flows", "udp.flows"})
-"""Counters of a worker that also go down."""
 
 
 class VmCollector(Collector):

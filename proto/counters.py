@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 
-GAUGES = frozenset({"tcp.flows", "udp.flows"})
+GAUGES = frozenset(
+    {
+        "icmp.ping_sockets",
+        "ipv4.reassembling",
+        "memory.rings",
+        "tcp.flows",
+        "tcp.time_wait",
+        "udp.flows",
+        "verdicts.known",
+    }
+)
 
 
 def lasting(counters: Mapping[str, int]) -> dict[str, int]:

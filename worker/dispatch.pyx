@@ -11,7 +11,9 @@ from libc.string cimport memcmp, memcpy, memset
 
 from worker.core cimport FLOW_TCP, FLOW_UDP, FlowKey, TcpFlow, UdpFlow, Verdict, count
 from worker.counters cimport (
-    C_ETHERNET_MALFORMED, C_ETHERNET_NOT_FOR_GATEWAY, C_ETHERNET_UNKNOWN_TYPE, C_ICMP_RX_ECHO, C_ICMP_RX_OTHER,
+    C_ETHERNET_MALFORMED, C_ETHERNET_NOT_FOR_GATEWAY, C_ETHERNET_UNKNOWN_TYPE, C_ICMP_RX_ECHO,
+    C_ICMP_RX_ECHO_REPLY, C_ICMP_RX_OTHER, C_ICMP_RX_REDIRECT, C_ICMP_RX_SOURCE_QUENCH, C_ICMP_RX_TIME_EXCEEDED,
+    C_ICMP_RX_UNREACHABLE,
     C_IPV4_BAD_CHECKSUM, C_IPV4_BAD_DESTINATION, C_IPV4_BAD_SOURCE, C_IPV4_MALFORMED, C_IPV4_RX_PACKETS,
     C_IPV4_UNKNOWN_PROTOCOL, C_TCP_BAD_CHECKSUM, C_TCP_MALFORMED, C_TCP_REFUSED,
     C_TCP_RX_SEGMENTS, C_UDP_BAD_CHECKSUM, C_UDP_MALFORMED, C_UDP_REFUSED, C_UDP_RX_DATAGRAMS,
@@ -34,7 +36,8 @@ from worker.wire.ethernet cimport (
     ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, EthernetView, parse_ethernet,
 )
 from worker.wire.icmp cimport (
-    ICMP_ECHO_REQUEST, ICMP_HEADER_LEN, ICMP_NET_UNREACHABLE, ICMP_PORT_UNREACHABLE, ICMP_UNREACHABLE,
+    ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER_LEN, ICMP_INFORMATION_REPLY, ICMP_NET_UNREACHABLE,
+    ICMP_PORT_UNREACHABLE, ICMP_REDIRECT, ICMP_SOURCE_QUENCH, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
 )
 from worker.wire.ipv4 cimport (
     IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, IPV4_BAD_CHECKSUM, IPV4_HEADER_LEN, IPV4_OK, Ipv4View, parse_ipv4,
@@ -271,9 +274,28 @@ cdef void new_datagram(
             no_route(core, ip)
 
 
+cdef int icmp_counter(uint8_t kind) noexcept nogil:
+    """Which counter a message of this type has (RFC 792)."""
+    if kind == ICMP_ECHO_REQUEST:
+        return C_ICMP_RX_ECHO
+    if kind == ICMP_ECHO_REPLY:
+        return C_ICMP_RX_ECHO_REPLY
+    if kind == ICMP_UNREACHABLE:
+        return C_ICMP_RX_UNREACHABLE
+    if kind == ICMP_SOURCE_QUENCH:
+        return C_ICMP_RX_SOURCE_QUENCH
+    if kind == ICMP_REDIRECT:
+        return C_ICMP_RX_REDIRECT
+    if ICMP_TIME_EXCEEDED <= kind <= ICMP_INFORMATION_REPLY:
+        return C_ICMP_RX_TIME_EXCEEDED + kind - ICMP_TIME_EXCEEDED
+    return C_ICMP_RX_OTHER
+
+
 cdef void icmp_message(Core* core, const Ipv4View* ip, const uint8_t* frame, size_t length) noexcept nogil:
-    if ip.payload.left < ICMP_HEADER_LEN or ip.payload.pos[0] != ICMP_ECHO_REQUEST or is_group(core, &ip.dst):
+    if ip.payload.left < ICMP_HEADER_LEN:
         count(core, C_ICMP_RX_OTHER)
         return
-    count(core, C_ICMP_RX_ECHO)
+    count(core, icmp_counter(ip.payload.pos[0]))
+    if ip.payload.pos[0] != ICMP_ECHO_REQUEST or is_group(core, &ip.dst):
+        return
     upcall_push(core, UPCALL_FRAME if addr_eq(&ip.dst, &core.gateway_ip) else UPCALL_ECHO, frame, length)

@@ -8,12 +8,12 @@ from libc.string cimport memcpy
 from posix.uio cimport iovec
 
 from worker.core cimport count
-from worker.counters cimport C_TCP_RETRANSMITS, C_TCP_TX_SEGMENTS
+from worker.counters cimport C_TCP_FAST_RETRANSMITS, C_TCP_RETRANSMITS, C_TCP_TX_SEGMENTS
 from worker.link.output cimport out_commit, out_finish_frame, out_push, out_reserve, out_slot
 from worker.link.vnet cimport VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_HEADER_LEN, put_vnet_offload
 from worker.ring cimport ring_slices
 from worker.tcp.options cimport put_options
-from worker.tcp.tcb cimport Tcb
+from worker.tcp.tcb cimport CA_RECOVERY, Tcb
 from worker.wire.checksum cimport csum_add, csum_fold, csum_partial16, csum_shift
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4, put_ethernet
 from worker.wire.ipv4 cimport IPPROTO_TCP_, IPV4_DF, IPV4_HEADER_LEN, pseudo_sum, put_ipv4
@@ -65,6 +65,8 @@ cdef void emit_segment(Core* core, TcpFlow* flow, const OutSegment* segment) noe
     count(core, C_TCP_TX_SEGMENTS)
     if segment.retransmission:
         count(core, C_TCP_RETRANSMITS)
+        if t.ca_state == CA_RECOVERY:
+            count(core, C_TCP_FAST_RETRANSMITS)
 
 
 cdef inline uint64_t add_pieces(uint64_t checksum, const iovec* pieces, int parts) noexcept nogil:

@@ -12,7 +12,8 @@ from posix.unistd cimport close
 
 from worker.core cimport FLOW_TCP, FlowHead, count
 from worker.counters cimport (
-    C_TCP_CLOSED, C_TCP_CONNECT_FAILED, C_TCP_OUT_OF_MEMORY, C_TCP_OVER_LIMIT, C_TCP_RESETS_SENT, C_TCP_TIMEOUTS,
+    C_TCP_CLOSED, C_TCP_CONNECT_FAILED, C_TCP_OUT_OF_MEMORY, C_TCP_OVER_LIMIT, C_TCP_RESETS_SENT, C_TCP_RTO_EXPIRED,
+    C_TCP_TIMEOUTS,
 )
 from worker.flow_table cimport table_insert, table_remove
 from worker.hostio cimport reset_on_close
@@ -224,6 +225,8 @@ cdef void tcp_timer(Core* core, TcpFlow* flow) noexcept nogil:
     if core.now < at:
         wheel_arm(&core.wheel, &flow.timer, at)
         return
+    if flow.tcb.rexmit_at != 0 and core.now >= flow.tcb.rexmit_at:
+        count(core, C_TCP_RTO_EXPIRED)
     events = tcp_on_timer(&flow.tcb, core.now)
     if events & EV_CLOSED and flow.tcb.rcv.used:
         # TIME-WAIT is over for the guest, but a slow host has not taken everything: `tcp_from_guest` ends it then

@@ -28,11 +28,6 @@ def seen(answer: TestResponse) -> tuple[int, str]:
         ("/services/dhcp/leases", '{"192.168.127.1":"5a:94:ef:e4:0c:dd","192.168.127.2":"5a:94:ef:e4:0c:ee"}\n'),
         ("/cam", '{"5a:94:ef:e4:0c:ee":0}\n'),
         ("/services/dns/all", "null\n"),
-        (
-            "/stats",
-            '{"BytesSent":2000,"BytesReceived":1000,"link":{"rx_bytes":1000,"tx_bytes":2000},'
-            '"tcp":{"flows":3,"retransmits":5},"udp":{"flows":4}}\n',
-        ),
     ],
 )
 def test_reading_routes_answer_compact_json_as_text_to_any_method(

@@ -12,6 +12,7 @@ import dpkt
 from worker.services.frames import ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ethertype, push_ethernet
 
 _PROTOCOL = (dpkt.arp.ARP_HRD_ETH, dpkt.arp.ARP_PRO_IP, 6, 4)
+_OPERATIONS = (dpkt.arp.ARP_OP_REQUEST, dpkt.arp.ARP_OP_REPLY)
 
 
 class ArpResponder:
@@ -20,7 +21,9 @@ class ArpResponder:
     def __init__(self, mac: bytes, addresses: frozenset[bytes]) -> None:
         self._mac = mac
         self._addresses = addresses
-        self.counters = dict.fromkeys(("arp.requests", "arp.replies", "arp.ignored", "arp.malformed"), 0)
+        self.counters = dict.fromkeys(
+            ("arp.requests", "arp.requests_for_others", "arp.replies", "arp.replies_received", "arp.malformed"), 0
+        )
 
     def receive(self, frame: bytes) -> bytes | None:
         """The reply frame, where there is one to give."""
@@ -28,10 +31,13 @@ class ArpResponder:
         if arp is None:
             self.counters["arp.malformed"] += 1
             return None
-        if arp.op != dpkt.arp.ARP_OP_REQUEST or arp.tpa not in self._addresses:
-            self.counters["arp.ignored"] += 1
+        if arp.op == dpkt.arp.ARP_OP_REPLY:
+            self.counters["arp.replies_received"] += 1
             return None
         self.counters["arp.requests"] += 1
+        if arp.tpa not in self._addresses:
+            self.counters["arp.requests_for_others"] += 1
+            return None
         self.counters["arp.replies"] += 1
         reply = dpkt.arp.ARP(op=dpkt.arp.ARP_OP_REPLY, sha=self._mac, spa=arp.tpa, tha=arp.sha, tpa=arp.spa)
         return push_ethernet(arp.sha, self._mac, ETHERTYPE_ARP, bytes(reply))
@@ -44,4 +50,5 @@ def _pull_arp(frame: bytes) -> dpkt.arp.ARP | None:
         arp = dpkt.arp.ARP(frame[ETHERNET_HEADER_LEN:])
     except dpkt.UnpackError:
         return None
-    return arp if (arp.hrd, arp.pro, arp.hln, arp.pln) == _PROTOCOL else None
+    is_known = (arp.hrd, arp.pro, arp.hln, arp.pln) == _PROTOCOL and arp.op in _OPERATIONS
+    return arp if is_known else None

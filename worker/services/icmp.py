@@ -22,6 +22,7 @@ QUOTED_LEN = 8
 ECHO_REPLY, UNREACHABLE, ECHO_REQUEST, TIME_EXCEEDED = 0, 3, 8, 11
 NET_UNREACHABLE, HOST_UNREACHABLE, PROHIBITED = 0, 1, 13
 """Codes of UNREACHABLE; 13 is RFC 1812's 'communication administratively prohibited'."""
+_ERROR_COUNTERS = {UNREACHABLE: "icmp.unreachable", TIME_EXCEEDED: "icmp.time_exceeded"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +43,8 @@ class IcmpResponder:
         self._gateway = pack_ipv4(gateway_ip)
         self._mtu = mtu
         self._ip_ident = 0
-        self.counters = dict.fromkeys(
-            ("icmp.echo_gateway", "icmp.echo_reply", "icmp.errors", "icmp.ignored", "icmp.malformed"), 0
-        )
+        counters = ("icmp.echo_gateway", "icmp.echo_reply", "icmp.ignored", "icmp.malformed", "icmp.other_errors")
+        self.counters = dict.fromkeys((*counters, *_ERROR_COUNTERS.values()), 0)
 
     def receive(self, packet: Packet) -> list[bytes]:
         """Frames that answer a message to the gateway: an echo's reply, or none."""
@@ -75,7 +75,7 @@ class IcmpResponder:
 
     def error(self, about: Packet, kind: int, code: int, info: int = 0, src: bytes = b"") -> list[bytes]:
         """An error about a guest's packet, from `src` (default: the gateway); `info` is the second header word."""
-        self.counters["icmp.errors"] += 1
+        self.counters[_ERROR_COUNTERS.get(kind, "icmp.other_errors")] += 1
         quoted = info.to_bytes(4, "big") + about.header + about.payload[:QUOTED_LEN]
         return self._frames(src or self._gateway, about, bytes(icmp.ICMP(type=kind, code=code, data=quoted)))
 
