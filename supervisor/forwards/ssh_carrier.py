@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging.config
 import os
+import resource
 import socket
 import sys
 from typing import Protocol
@@ -38,6 +39,8 @@ REDIALS = 3
 KEEPALIVE = 15.0
 """s without a word from the server; it is asked for a sign of life, and given up after three."""
 CHUNK = 65536
+MEMORY = 1 << 30
+"""Bytes of address space: what a hostile server can make this process take. It uses 150 MB by itself."""
 
 log = logging.getLogger("moorage.ssh")
 
@@ -220,6 +223,7 @@ async def _closed(channel: FdChannel) -> None:
 
 def main() -> None:
     """Run until there is nothing left to carry."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     logging.config.dictConfig(
         logs.config(os.environ.get("MOORAGE_LOG_LEVEL", "info"), os.environ.get("MOORAGE_LOG_FORMAT", "text"))
     )
