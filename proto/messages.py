@@ -124,7 +124,7 @@ class Spawn:
     guest_mac: str = ""
     """The VM's MAC where an earlier worker learned it; empty: not known yet."""
     first_bytes: bytes = b""
-    """What was read from the link already."""
+    """What was read from the link already; of messages, each behind its length as on a ``stream32``."""
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -15,6 +15,7 @@ from ipaddress import IPv4Network
 from typing import Any
 
 from proto.fdpass import FdChannel
+from proto.framing import FrameReader
 from proto.messages import GuestSeen, LinkClosed, Network, Spawn
 from worker import logs
 from worker.addr import ipv4_text, mac_text, narrow, pack_ipv4, pack_mac, widen
@@ -141,13 +142,25 @@ def make_engine(spawn: Spawn, link_fds: Sequence[int]) -> Engine:
     )
 
 
+def take_first(engine: Engine, spawn: Spawn) -> None:
+    """Let the engine have what was read of its link before."""
+    if not spawn.first_bytes:
+        return
+    if spawn.framing == "messages":
+        reader, size = FrameReader(), len(spawn.first_bytes)
+        reader.space()[:size] = spawn.first_bytes
+        for frame in reader.received(size):
+            engine.inject(bytes(frame))
+    else:
+        engine.receive(spawn.first_bytes)
+
+
 def run(spawn: Spawn, link_fds: Sequence[int], channel_fd: int) -> None:
     """Be the worker of one VM until its link ends. Owns the descriptors."""
     logs.configure(spawn.vm_id, spawn.log_level, spawn.log_format)
     channel = FdChannel(socket.socket(fileno=channel_fd))
     engine = make_engine(spawn, link_fds)
-    if spawn.first_bytes:
-        engine.receive(spawn.first_bytes)  # before the loop, whose first turn reads what follows them
+    take_first(engine, spawn)  # before the loop, whose first turn reads what follows
 
     async def serve() -> None:
         await Worker(spawn, engine, channel).run()

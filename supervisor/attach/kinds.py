@@ -9,8 +9,10 @@ from supervisor.attach.hyperkit import HyperkitListener
 from supervisor.attach.listener import Listener
 from supervisor.attach.options import NO_OPTIONS, Options, parse_options
 from supervisor.attach.qemu import QemuListener
+from supervisor.attach.qemu_dgram import QemuDatagramListener
 from supervisor.attach.stdio import StdioListener
 from supervisor.attach.tap import TapListener
+from supervisor.attach.vfkit import VfkitListener
 from supervisor.attach.vsock import VsockListener
 from supervisor.endpoints import Endpoint, parse_endpoint
 
@@ -26,6 +28,8 @@ KINDS: dict[str, type[Listener]] = {
         VsockListener,
         StdioListener,
         TapListener,
+        VfkitListener,
+        QemuDatagramListener,
     )
 }
 

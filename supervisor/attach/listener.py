@@ -48,7 +48,7 @@ class Attachment:
     listener: str
     peer: str
     first_bytes: bytes = b""
-    """What was read from the link already."""
+    """What was read from the link already; of messages, each behind its length as on a ``stream32``."""
     gone: asyncio.Future[str] | None = None
     """Why the VM is no more, once it is, where the link cannot tell."""
 

@@ -27,7 +27,7 @@ from tests.guests.waiting import wait_for
 MOORAGE = Path(sys.executable).with_name("moorage")
 QEMU_PORT = 5910
 """Of the TCP listener; the namespace is the service's own, so a fixed port is free."""
-OTHER_LISTENERS = {"bess": "unixpacket"}
+OTHER_LISTENERS = {"bess": "unixpacket", "vfkit": "unixgram", "qemu-dgram": "unix"}
 """Kinds of listeners besides QEMU's, and the scheme of their URLs."""
 START_TIMEOUT = 20.0
 STOP_TIMEOUT = 10.0
