@@ -217,6 +217,42 @@ class LeaseList(Body):
     gateway_mac: str
 
 
+class ZoneRecord(Body):
+    """Names of a zone and their address."""
+
+    ip: str = Field(max_length=64)
+    name: str = Field(default="", max_length=255, description="The labels before the zone; empty: the zone itself")
+    regexp: str = Field(default="", max_length=1000, description="RE2, matched against the labels before the zone")
+
+
+class Zone(Body):
+    """A DNS zone that the gateway answers itself."""
+
+    name: str = Field(max_length=255, examples=["lab.internal."], description="Empty: every name is in it")
+    records: list[ZoneRecord] = []
+    default_ip: str = Field(default="", max_length=64, description="Of any other name of the zone")
+    authoritative: bool | None = Field(
+        default=None, description="Other names do not exist (true), or are asked upstream; null: by its name"
+    )
+
+    @classmethod
+    def of(cls, zone: messages.Zone) -> Zone:
+        """What the supervisor's answer says, in the API's terms."""
+        records = [ZoneRecord(ip=record.ip, name=record.name, regexp=record.regexp) for record in zone.records]
+        return cls(name=zone.name, records=records, default_ip=zone.default_ip, authoritative=zone.authoritative)
+
+    def message(self) -> messages.Zone:
+        """As the supervisor takes it."""
+        records = tuple(messages.ZoneRecord(record.ip, record.name, record.regexp) for record in self.records)
+        return messages.Zone(self.name, records, self.default_ip, self.authoritative)
+
+
+class ZoneList(Body):
+    """A network's zones, in the order they are asked."""
+
+    zones: list[Zone]
+
+
 def json_response(body: BaseModel, status: int = 200) -> Response:
     """`body` as an HTTP answer."""
     return Response(body.model_dump_json() + "\n", status, content_type="application/json")

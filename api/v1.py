@@ -19,6 +19,8 @@ from api.models import (
     Vm,
     VmDetail,
     VmList,
+    Zone,
+    ZoneList,
 )
 from api.openapi import Operations
 from api.supervisor_client import ask
@@ -95,10 +97,41 @@ def list_leases() -> LeaseList:
     )
 
 
+@operations.add("GET", "/zones", answer=ZoneList, query={"network": "default"}, errors=(404, 503))
+def list_zones() -> ZoneList:
+    """List a network's DNS zones."""
+    return ask_zones(request.args.get("network", "default"))
+
+
+@operations.add(
+    "POST", "/zones", body=Zone, answer=ZoneList, query={"network": "default"}, status=201, errors=(400, 404, 503)
+)
+def add_zone() -> ZoneList:
+    """Add a DNS zone, or put records before those of the zone of that name."""
+    network = request.args.get("network", "default")
+    ask(messages.AddZone(read_body(Zone).message(), network), messages.Empty)
+    return ask_zones(network)
+
+
+@operations.add("DELETE", "/zones", query={"name": None, "network": "default"}, errors=(400, 404, 503))
+def remove_zone() -> None:
+    """Take back what was added to a DNS zone; one that is configured stays as it is configured."""
+    name = request.args.get("name")
+    if name is None:
+        raise RequestFailed.because("bad-request", "the query parameter name is missing: which zone?")
+    ask(messages.RemoveZone(name, request.args.get("network", "default")), messages.Empty)
+
+
 @blueprint.get("/openapi.json")
 def openapi() -> Response:
     """This API's OpenAPI document."""
     return jsonify(operations.document())
+
+
+def ask_zones(network: str) -> ZoneList:
+    """A network's zones."""
+    zones = ask(messages.ListZones(network), messages.Zones).zones
+    return ZoneList(zones=[Zone.of(zone) for zone in zones])
 
 
 def read_body(kind: type[BodyT]) -> BodyT:

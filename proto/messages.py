@@ -451,6 +451,14 @@ class AddZone:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveZone:
+    """Take back all that was added to a zone. Answer: `Empty`, or `Failure` ``not-found``."""
+
+    name: str
+    network: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
 class SumStats:
     """Fresh counters of all workers. Answer: `Stats`."""
 

@@ -35,6 +35,7 @@ class Control:
             messages.Unexpose: self._unexpose,
             messages.ListZones: self._list_zones,
             messages.AddZone: self._add_zone,
+            messages.RemoveZone: self._remove_zone,
             messages.SumStats: self._sum_stats,
         }
 
@@ -76,6 +77,11 @@ class Control:
         self._network(asked.network).add_zone(asked.zone)
         await self._vms.tell_networks()
         await self._forwards.settle()  # to names
+
+    async def _remove_zone(self, asked: messages.RemoveZone) -> None:
+        self._network(asked.network).remove_zone(asked.name)
+        await self._vms.tell_networks()
+        await self._forwards.settle()
 
     async def _sum_stats(self, _: messages.SumStats) -> messages.Stats:
         await self._vms.refresh_counters(STATS_PATIENCE)

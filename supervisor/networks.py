@@ -174,6 +174,12 @@ class Network:
         self._state.save_zone(self.name, self._zones.add(zone))
         self._described = dataclasses.replace(self._described, zones=self._zones.all)
 
+    def remove_zone(self, name: str) -> None:
+        """Take back all that was added to a zone. Raises as `NetworkZones.remove`."""
+        self._zones.remove(name)
+        self._state.delete_zone(self.name, name)
+        self._described = dataclasses.replace(self._described, zones=self._zones.all)
+
     def use_resolver(self, resolver: HostResolver) -> None:
         """Take over the host's name servers, and its search domains where none are configured."""
         configured = self.spec.dns.search_domains

@@ -126,6 +126,10 @@ class State:
             (network, zone.name, _ZONE.dump_json(zone).decode()),
         )
 
+    def delete_zone(self, network: str, name: str) -> None:
+        """Forget a zone."""
+        self._write("DELETE FROM zones WHERE network = ? AND name = ?", (network, name))
+
     def uuid_macs(self) -> dict[str, str]:
         """MAC by UUID, of all VMs that are known by one."""
         return dict(self._db.execute("SELECT uuid, mac FROM uuids"))

@@ -60,6 +60,16 @@ class NetworkZones:
         self.all = merged
         return added
 
+    def remove(self, name: str) -> None:
+        """Take back all that was added to a zone. Raises RequestFailed ``not-found``."""
+        if name not in self._added:
+            known = ", ".join(map(repr, self._added)) or "none"
+            raise RequestFailed.because(
+                "not-found", f"zone {name!r} was not added over the API; those are: {known[:500]}"
+            )
+        del self._added[name]
+        self.all = self._merge(self._added)
+
     def _merge(self, added: dict[str, Zone]) -> tuple[Zone, ...]:
         merged = self._own | added
         for name in self._own.keys() & added.keys():

@@ -160,3 +160,33 @@ def test_unknown_paths_and_methods_are_json_errors(client: FlaskClient) -> None:
     assert (unknown.status_code, unknown.get_json()["code"]) == (404, "not-found")
     assert (wrong.status_code, wrong.get_json()["code"]) == (405, "method-not-allowed")
     assert "GET" in wrong.headers["Allow"]
+
+
+def test_zones_are_listed_added_and_removed(supervisor: CannedSupervisor, client: FlaskClient) -> None:
+    zone = messages.Zone("lab.internal.", (messages.ZoneRecord("10.0.0.5", "db"),), authoritative=True)
+    body = {
+        "name": "lab.internal.",
+        "records": [{"ip": "10.0.0.5", "name": "db", "regexp": ""}],
+        "default_ip": "",
+        "authoritative": True,
+    }
+    supervisor.answers |= {messages.ListZones: messages.Zones((zone,)), messages.RemoveZone: messages.Empty()}
+    assert client.get("/v1/zones").get_json() == {"zones": [body]}
+    added = client.post("/v1/zones?network=lab", json=body)
+    assert (added.status_code, added.get_json()) == (201, {"zones": [body]})
+    assert client.delete("/v1/zones?name=&network=lab").status_code == 204
+    assert supervisor.asked[1:] == [
+        messages.AddZone(zone, "lab"),
+        messages.ListZones("lab"),
+        messages.RemoveZone("", "lab"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "message"),
+    [("DELETE", "/v1/zones", "parameter name is missing"), ("POST", "/v1/zones", "name: Field required")],
+)
+def test_a_zone_must_be_named(client: FlaskClient, method: str, path: str, message: str) -> None:
+    answer = client.open(path, method=method, json={})
+    assert answer.status_code == 400
+    assert message in answer.get_json()["message"]

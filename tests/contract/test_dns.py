@@ -241,6 +241,8 @@ def test_an_added_zone_reaches_every_vm_at_once_and_survives_a_restart(tmp_path:
         assert service.request("GET", ALL) == listed
         wait_for(lambda: len(service.get("/v1/vms")["vms"]) == 2, 20, "the guests to come back")
         assert [lookup(guest, "r1.new.internal.") for guest in guests] == [("NOERROR", ["10.0.0.2"])] * 2
+        assert service.request("DELETE", "/v1/zones?name=new.internal.")[0] == 204
+        assert [lookup(guest, "r1.new.internal.")[1] for guest in guests] == [[]] * 2
 
 
 def test_an_empty_zone_holds_every_name(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def test_an_added_zone_is_told_to_workers_and_survives(network: Network, state: 
     network.add_zone(Zone("a.example.", authoritative=False))
     assert [record.name for record in network.zones[0].records] == ["x", "gateway", "host"]
     assert network.describe("vm1", NOW).zones == network.zones == make(state).zones
+    network.remove_zone("a.example.")
+    assert network.describe("vm1", NOW).zones == make(state).zones
+    assert [zone.name for zone in network.zones] == ["containers.internal.", "docker.internal."]
     moved = make(state, "10.0.0.0/24").zones[0]
     assert [record.ip for record in moved.records] == ["1.2.3.4", "10.0.0.1", "10.0.0.254"]
 

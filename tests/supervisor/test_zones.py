@@ -38,6 +38,18 @@ def test_what_is_added_again_does_not_pile_up() -> None:
     )
 
 
+def test_what_was_added_is_taken_back_and_what_was_there_stays() -> None:
+    zones = NetworkZones((OWN,), ())
+    zones.add(Zone(OWN.name, (ZoneRecord("1.1.1.1", "a"),), "9.9.9.9"))
+    zones.add(Zone("a."))
+    zones.remove(OWN.name)
+    zones.remove("a.")
+    assert zones.all == (OWN,)
+    for name in (OWN.name, "a."):
+        with pytest.raises(RequestFailed, match=f"zone '{name}' was not added over the API"):
+            zones.remove(name)
+
+
 @pytest.mark.parametrize(
     ("text", "written"),
     [("fd00:0::1", "fd00::1"), ("::ffff:1.2.3.4", "1.2.3.4"), ("1.2.3.4", "1.2.3.4"), ("", "")],

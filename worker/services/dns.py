@@ -96,11 +96,12 @@ class DnsServer:
             ),
             0,
         )  # fmt: skip
+        self._names = LocalNames()
         self.update(network)
 
     def update(self, network: Network) -> None:
         """Zones or hosts changed."""
-        self._names = LocalNames(network)
+        self._names.update(network)
 
     def receive(self, wire: bytes, over_tcp: bool) -> Answered | Forwarded | None:
         """What to do with a client's message; None for what must not be answered (a response, half a header)."""

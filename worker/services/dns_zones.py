@@ -53,8 +53,15 @@ NODATA = Answer(True)
 class LocalNames:
     """Everything that the gateway answers without asking."""
 
-    def __init__(self, network: Network) -> None:
-        self._zones = [_Zone(zone) for zone in network.zones]
+    def __init__(self) -> None:
+        self._given: tuple[Zone, ...] = ()
+        self._zones: list[_Zone] = []
+
+    def update(self, network: Network) -> None:
+        """Zones or hosts changed. Hosts do so often, and zones are the ones that take time to compile."""
+        if network.zones != self._given:
+            self._given = network.zones
+            self._zones = [_Zone(zone) for zone in network.zones]
         self._hosts = _Hosts(network)
 
     def lookup(self, name: str, kind: RdataType) -> Answer | None:

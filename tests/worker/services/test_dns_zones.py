@@ -23,6 +23,12 @@ RECORDS = (
 )
 
 
+def known(network: Network) -> LocalNames:
+    names = LocalNames()
+    names.update(network)
+    return names
+
+
 @pytest.fixture
 def names(network: Network) -> LocalNames:
     zones = (
@@ -34,7 +40,7 @@ def names(network: Network) -> LocalNames:
         Zone("open.internal.", (ZoneRecord("10.1.0.5", "a"),), authoritative=False),
         Zone("nothing.example."),
     )
-    return LocalNames(replace(network, zones=zones, hosts={"web": "192.168.127.2", "gateway": "192.168.127.1"}))
+    return known(replace(network, zones=zones, hosts={"web": "192.168.127.2", "gateway": "192.168.127.1"}))
 
 
 def address(text: str) -> Answer:
@@ -72,7 +78,7 @@ def test_records_in_their_order_then_the_default_give_the_address(
 def test_the_first_of_the_records_that_match_counts_regexp_or_name(names: LocalNames, network: Network) -> None:
     assert names.lookup("deep.below.containers.internal", A) == address("10.0.0.9")
     records = (ZoneRecord("1.1.1.1", regexp="^a"), ZoneRecord("2.2.2.2", "a"), ZoneRecord("3.3.3.3", "b", "^c"))
-    mixed = LocalNames(replace(network, zones=(Zone("x.", records),)))
+    mixed = known(replace(network, zones=(Zone("x.", records),)))
     assert [mixed.lookup(f"{label}.x", A) for label in "abc"] == [
         address(ip) for ip in ("1.1.1.1", "3.3.3.3", "3.3.3.3")
     ]
@@ -102,10 +108,10 @@ def test_a_zone_hides_unknown_names_only_where_it_is_authoritative(
 
 
 def test_a_zone_without_a_name_holds_every_name(network: Network) -> None:
-    assert LocalNames(replace(network, zones=(Zone(""),))).lookup("www.example.com", A) == NXDOMAIN
-    with_default = LocalNames(replace(network, zones=(Zone("", (), "9.9.9.9"),)))
+    assert known(replace(network, zones=(Zone(""),))).lookup("www.example.com", A) == NXDOMAIN
+    with_default = known(replace(network, zones=(Zone("", (), "9.9.9.9"),)))
     assert with_default.lookup("www.example.com", A) == with_default.lookup("", A) == address("9.9.9.9")
-    static = LocalNames(replace(network, zones=(Zone("", (ZoneRecord("1.2.3.4", "db.example.com"),)),)))
+    static = known(replace(network, zones=(Zone("", (ZoneRecord("1.2.3.4", "db.example.com"),)),)))
     assert static.lookup("db.example.com", A) == address("1.2.3.4")
     assert static.lookup("www.example.com", A) is None
 
@@ -133,7 +139,7 @@ def test_hosts_are_known_by_name_and_by_address(
 
 def test_a_zone_goes_before_what_a_guest_calls_itself(network: Network) -> None:
     zone = Zone("default.internal.", (ZoneRecord("10.0.0.1", "web"),))
-    names = LocalNames(replace(network, zones=(zone,), hosts={"web": "192.168.127.2", "db": "192.168.127.3"}))
+    names = known(replace(network, zones=(zone,), hosts={"web": "192.168.127.2", "db": "192.168.127.3"}))
     assert names.lookup("web.default.internal", A) == address("10.0.0.1")
     assert names.lookup("db.default.internal", A) == address("192.168.127.3")
     assert names.lookup("x.default.internal", A) == NXDOMAIN
@@ -146,7 +152,7 @@ def test_an_address_is_no_name(names: LocalNames) -> None:
 def test_a_record_that_cannot_be_used_is_left_out(network: Network, caplog: pytest.LogCaptureFixture) -> None:
     records = (ZoneRecord("1.2.3.4", regexp="("), ZoneRecord("no address", "a"), ZoneRecord("1.1.1.1", "b"))
     with caplog.at_level(logging.WARNING):
-        names = LocalNames(replace(network, zones=(Zone("z.", records, "none either"),)))
+        names = known(replace(network, zones=(Zone("z.", records, "none either"),)))
     assert len(caplog.records) == 3
     assert names.lookup("b.z", A) == address("1.1.1.1")
     assert names.lookup("c.z", A) is None
