@@ -39,6 +39,8 @@ MAX_FIRST_BYTES = 65_536
 WATCH_INTERVAL = 1.0
 """s between two looks at who is still there."""
 UCRED = struct.Struct("iII")
+ANCILLARY_SIZE = socket.CMSG_SPACE(UCRED.size) if hasattr(socket, "SO_PASSCRED") else 0
+"""Bytes; room for the sender's credentials, and none for descriptors."""
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +168,7 @@ class DatagramListener(Listener):
     def _attach_directly(self, sock: socket.socket, first: Datagram, waiting: Iterable[Datagram]) -> bool:
         """Make `sock`, which nothing else reads, the link of the VM that sent `first`; `waiting`: read of it already.
 
-        None, and closed: the VM cannot be answered.
+        False, and closed: the VM cannot be answered.
         """
         try:
             sock.connect(first.sender)
@@ -210,7 +212,7 @@ class DatagramListener(Listener):
 
 def receive(sock: socket.socket) -> Datagram:
     """The next datagram. Raises BlockingIOError, ConnectionError."""
-    data, ancillary, _, sender = sock.recvmsg(MAX_DATAGRAM, socket.CMSG_SPACE(UCRED.size))
+    data, ancillary, _, sender = sock.recvmsg(MAX_DATAGRAM, ANCILLARY_SIZE)
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
             pid, uid, _ = UCRED.unpack(content)

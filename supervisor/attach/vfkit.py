@@ -61,7 +61,7 @@ class VfkitListener(DatagramListener):
         except OSError as error:
             log.error("dropped a VM on %s: no socket for the next: %s", self.endpoint, error)
             return self._listen()
-        waiting = [first, *drain(sock)]
+        waiting = [datagram for datagram in (first, *drain(sock)) if self._may_attach(datagram)]
         senders = {datagram.sender for datagram in waiting}
         were_there = [self._end_earlier(sender) for sender in senders]
         connected = self._connected(sock)

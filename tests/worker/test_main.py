@@ -10,10 +10,11 @@ import zmq.asyncio
 
 from proto.channels import Responder
 from proto.fdpass import FdChannel
-from proto.messages import GuestSeen, LinkClosed, Network, Spawn
+from proto.framing import pack
+from proto.messages import Framing, GuestSeen, LinkClosed, Network, Spawn
 from worker.addr import pack_ipv4, widen
 from worker.engine import Engine
-from worker.main import MAX_UPCALLS_PER_TURN, Worker
+from worker.main import MAX_UPCALLS_PER_TURN, Worker, take_first
 from worker.selector import EngineSelector
 from worker.services.gateway import Gateway
 from worker.upcalls import Action, Upcall
@@ -23,6 +24,9 @@ NETWORK = Network(
     "default", "192.168.127.0/24", "192.168.127.1", "5a:94:ef:e4:0c:dd", "192.168.127.254", 1500, 3600,
     nat={"192.168.127.254": "127.0.0.1"},
 )  # fmt: skip
+
+
+FIRST = pack(b"one") + pack(b"three")
 
 
 class ScriptedEngine:
@@ -60,6 +64,9 @@ class ScriptedEngine:
 
     def inject(self, frame: bytes) -> None:
         self.calls.append(("inject", frame))
+
+    def receive(self, data: bytes) -> None:
+        self.calls.append(("receive", data))
 
     def map_address(self, *mapping: bytes) -> None:
         self.calls.append(("map_address", *mapping))
@@ -142,6 +149,16 @@ def test_a_guest_that_shows_itself_is_reported(tmp_path: Path) -> None:
         ("5a:94:ef:e4:0c:ee", ""),
         ("5a:94:ef:e4:0c:ee", "192.168.127.2"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("framing", "calls"), [("messages", [("inject", b"one"), ("inject", b"three")]), ("stream32", [("receive", FIRST)])]
+)
+def test_what_was_read_of_the_link_before_comes_first(framing: Framing, calls: list[tuple[Any, ...]]) -> None:
+    engine = ScriptedEngine()
+    for first_bytes in (b"", FIRST):
+        take_first(cast("Engine", engine), Spawn("vm1", framing, NETWORK, "ipc:///nowhere", first_bytes=first_bytes))
+    assert engine.calls == calls
 
 
 def test_upcalls_leave_the_loop_its_turn(tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def test_frames_wait_for_a_relayed_client_whose_queue_is_full(path: Path, client
     asyncio.run(scenario())
 
 
-def test_a_sender_that_cannot_be_answered_is_told_of_once(
+def test_a_sender_that_cannot_be_answered_is_told_of_once_and_in_nobodys_way(
     path: Path, clients: Clients, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
@@ -328,8 +328,14 @@ def test_a_sender_that_cannot_be_answered_is_told_of_once(
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as unnamed:
                 for _ in range(3):
                     unnamed.sendto(MAGIC, str(path))
-                clients.connect("a").send(MAGIC)
+                client = clients.connect("a")
+                client.send(MAGIC)
+                unnamed.sendto(MAGIC, str(path))
+                with socket.socket() as held:  # a descriptor is no part of a frame
+                    socket.send_fds(client, [b"frame"], [held.fileno()])
                 vm = (await attached(bed, 1, clients))["a"]
+                assert await vm.frame() == b"frame"
+                assert vm.is_direct
                 assert bed.attached.empty()
                 vm.attachment.link.close()
 
