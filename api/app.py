@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, request
 from werkzeug.exceptions import Forbidden, HTTPException
 
-from api import connect, gvproxy, handover, metrics, v1
+from api import connect, gvproxy, handover, metrics, mux, v1
 from api.models import Error, json_response
 from api.supervisor_client import SupervisorClient
 from proto.errors import CodecError, MoorageError, RequestFailed, RequestTimeout
@@ -40,7 +40,10 @@ def create_app(runtime_dir: str | None = None) -> Flask:
     runtime = runtime_dir or os.environ["MOORAGE_RUNTIME_DIR"]
     SupervisorClient(f"ipc://{runtime}/control.sock").attach(app)
     handover.set_up(app, f"{runtime}/handover.sock")
+    app.url_map.merge_slashes = False  # the mux redirects, and differently
+    app.before_request(mux.redirect_unclean_path)
     app.before_request(refuse_other_sites)
+    app.after_request(mux.say_status)
     app.register_error_handler(HTTPException, on_http_error)
     app.register_error_handler(MoorageError, on_moorage_error)
     app.register_blueprint(connect.blueprint)

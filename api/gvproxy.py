@@ -43,7 +43,7 @@ from proto.messages import (
 
 blueprint = Blueprint("gvproxy", __name__)
 
-ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 """gvproxy does not look at the method, but for the three routes that say ``post only``."""
 
 EXPOSE_FIELDS = {"local": str, "remote": str, "protocol": str}

@@ -20,6 +20,8 @@ threads = 8
 graceful_timeout = 3
 """s for the requests under way when it is told to end."""
 timeout = 30
+keepalive = 10
+"""s that a client's idle connection stays open, as long as gvproxy's."""
 control_socket_disable = True
 _level = os.environ.get("MOORAGE_LOG_LEVEL", "info")
 logconfig_dict = {
