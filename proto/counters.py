@@ -4,6 +4,10 @@ from collections.abc import Mapping
 
 GAUGES = frozenset(
     {
+        "dns.cache_bytes",
+        "dns.cache_entries",
+        "dns.in_flight",
+        "dns.waiting",
         "icmp.ping_sockets",
         "ipv4.reassembling",
         "memory.rings",

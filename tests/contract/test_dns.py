@@ -43,6 +43,7 @@ example.test. 300 IN TXT "in two" "strings"
 _http._tcp.example.test. 300 IN SRV 1 2 80 www.example.test.
 big.example.test. 300 IN TXT {BIG}
 known.corp.test. 300 IN A 192.0.2.20
+short.example.test. 1 IN A 192.0.2.40
 static.public.example. 300 IN A 192.0.2.30
 other.public.example. 300 IN A 192.0.2.31
 """
@@ -311,6 +312,22 @@ def test_an_unreachable_upstream_is_a_failure_soon(guest: NamespaceGuest, upstre
         began = time.monotonic()
         assert lookup(guest, "unreachable.example.test.") == ("SERVFAIL", [])
         assert time.monotonic() - began < 4
+    finally:
+        upstream.silent = False
+
+
+def test_an_old_answer_serves_when_all_upstreams_fail(guest: NamespaceGuest, upstream: Names) -> None:
+    """issue: stale answers when all upstreams fail"""
+
+    def ttl() -> int:
+        answer = ask(guest, dns.message.make_query("short.example.test.", "A"))
+        assert [item.to_text() for item in answer.answer[0]] == ["192.0.2.40"]
+        return answer.answer[0].ttl
+
+    assert ttl() <= 1
+    upstream.silent = True
+    try:
+        wait_for(lambda: ttl() == 30, 10, "the time of the answer to pass")
     finally:
         upstream.silent = False
 

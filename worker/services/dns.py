@@ -28,7 +28,7 @@ import dns.rdatatype
 import dns.rrset
 
 from proto.messages import Network
-from worker.services.dns_zones import Answer, LocalNames, fold
+from worker.services.dns_zones import Answer, LocalNames
 
 HEADER_LEN = 12
 MAX_QUERY_SIZE = 4096
@@ -159,7 +159,7 @@ class DnsServer:
         question = query.question[0]
         if question.rdclass not in (dns.rdataclass.IN, dns.rdataclass.ANY):
             return None
-        return self._names.lookup(fold(question.name.to_text()), question.rdtype)
+        return self._names.lookup(name_text(question.name), question.rdtype)
 
     def _respond(self, query: dns.message.Message, answer: Answer) -> dns.message.Message:
         response = dns.message.make_response(query, recursion_available=True, our_payload=MAX_UDP_SIZE)
@@ -178,12 +178,21 @@ def _query(wire: bytes, message: dns.message.Message, over_tcp: bool) -> Query:
     client_size = message.payload if has_edns else MIN_UDP_SIZE
     return Query(
         ident=wire[:2],
-        name=fold(message.question[0].name.to_text()),
+        name=name_text(message.question[0].name),
         question=_question(wire),
         flags=int.from_bytes(wire[2:4], "big") & KEPT_FLAGS,
         opt=_opt(bool(message.ednsflags & dns.flags.DO)) if has_edns else b"",
         max_size=MAX_TCP_SIZE if over_tcp else min(max(client_size, MIN_UDP_SIZE), MAX_UDP_SIZE),
     )
+
+
+def name_text(name: dns.name.Name) -> str:
+    """A name as the zones and domains are compared with: lower case, without the last dot.
+
+    A dot inside a label is escaped (RFC 4343 2.1), or ``a.b`` as one label would pass for two.
+    """
+    labels = (label.replace(b".", rb"\046") for label in name.labels if label)
+    return b".".join(labels).lower().decode("latin-1")
 
 
 def error(wire: bytes, rcode: int, question: bytes = b"") -> bytes:

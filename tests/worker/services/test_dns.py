@@ -73,6 +73,12 @@ def test_everything_else_is_forwarded_whatever_its_type(server: DnsServer, name:
     assert forward(server, query).wire == query.to_wire()
 
 
+def test_a_dot_inside_a_label_is_no_border_of_a_zone(server: DnsServer) -> None:
+    assert forward(server, dns.message.make_query(r"gateway.x\.containers.internal.", "A")).name.count(".") == 2
+    assert ask(server, r"a\.b.containers.internal.").rcode() == dns.rcode.NXDOMAIN
+    assert forward(server, dns.message.make_query(r"\195\132.Example.com.", "A")).name == "\u00c3\u0084.example.com"
+
+
 def test_a_name_of_another_class_is_forwarded(server: DnsServer) -> None:
     query = dns.message.make_query("gateway.containers.internal.", "TXT", rdclass="CH")
     assert forward(server, query).wire == query.to_wire()
