@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.guests.host import ADDRESS, NOBODY, make_host
-from tests.guests.service import QEMU_PORT, Attach, Service
+from tests.guests.service import Attach, Service
 from tests.guests.waiting import wait_for
 
 pytestmark = pytest.mark.guest
@@ -46,12 +46,12 @@ def test_a_bad_configuration_names_file_and_key(service: Service, tmp_path: Path
 
 
 def test_an_address_in_use_is_named_and_ends_with_status_1(service: Service, tmp_path: Path) -> None:
-    listen = f"qemu=tcp://127.0.0.1:{QEMU_PORT}"
+    listen = f"qemu=tcp://127.0.0.1:{service.tcp_port}"
     second = Service(service.host)
     try:
         done = service.host.run(*second.command()[:6], "--listen", listen)
         assert done.returncode == 1, done.stderr
-        assert f"127.0.0.1:{QEMU_PORT}" in done.stderr
+        assert f"127.0.0.1:{service.tcp_port}" in done.stderr
         assert "Traceback" not in done.stderr
         assert not second.sockets()
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,8 +26,6 @@ from tests.guests.namespace import Namespace, NamespaceGuest, Stdio
 from tests.guests.waiting import wait_for
 
 MOORAGE = Path(sys.executable).with_name("moorage")
-QEMU_PORT = 5910
-"""Of the TCP listener; the namespace is the service's own, so a fixed port is free."""
 OTHER_LISTENERS = {"bess": "unixpacket", "vfkit": "unixgram", "qemu-dgram": "unix"}
 """Kinds of listeners besides QEMU's, and the scheme of their URLs."""
 START_TIMEOUT = 20.0
@@ -60,7 +59,12 @@ class Service:
     @property
     def tcp_netdev(self) -> str:
         """QEMU's -netdev, over TCP."""
-        return f"socket,connect=127.0.0.1:{QEMU_PORT}"
+        return f"socket,connect=127.0.0.1:{self.tcp_port}"
+
+    @property
+    def tcp_port(self) -> int:
+        """Of QEMU's TCP listener, as the service told it when it started."""
+        return int(re.findall(r"tcp://127\.0\.0\.1:(\d+):", self.log_text())[-1])
 
     def path(self, kind: str) -> Path:
         """The socket of a listener other than QEMU's."""
@@ -70,7 +74,7 @@ class Service:
         """What a user would type."""
         return [
             *(str(MOORAGE), "serve", "--runtime-dir", str(self.runtime), "--state-dir", str(self.directory / "state")),
-            *("--listen", f"qemu=unix://{self.link_path}", "--listen", f"qemu=tcp://127.0.0.1:{QEMU_PORT}"),
+            *("--listen", f"qemu=unix://{self.link_path}", "--listen", "qemu=tcp://127.0.0.1:0"),
             *(f"--listen={kind}={scheme}://{self.path(kind)}" for kind, scheme in OTHER_LISTENERS.items()),
             *("--api", f"unix://{self.api_path}", *self.arguments),
         ]
