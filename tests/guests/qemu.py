@@ -22,8 +22,8 @@ ip link set lo up
 """
 
 
-def build_initramfs(directory: Path, probe: Path) -> Path:
-    """Pack busybox, the kernel modules of a virtio card, udhcpc's script and `probe`; return the archive."""
+def build_initramfs(directory: Path, probe: Path, drivers: Sequence[str] = ("virtio_pci", "virtio_net")) -> Path:
+    """Pack busybox, kernel modules (by default those of a virtio card), udhcpc's script and `probe`; the archive."""
     root = directory / "initramfs"
     for folder in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (root / folder).mkdir(parents=True)
@@ -31,7 +31,7 @@ def build_initramfs(directory: Path, probe: Path) -> Path:
     assert busybox is not None
     for source, name in ((busybox, "busybox"), (DHCP_SCRIPT, "udhcpc.sh"), (probe, "probe")):
         shutil.copy(source, root / "bin" / name)
-    modules = _modules("virtio_pci", "virtio_net")
+    modules = _modules(*drivers)
     for module in modules:
         shutil.copy(module, root)
     (root / "modules").write_text("".join(f"{module.name}\n" for module in modules))

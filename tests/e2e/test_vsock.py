@@ -1,0 +1,72 @@
+"""AF_VSOCK itself: Moorage and a VM's agent inside one QEMU guest, whose kernel has vsock's loopback."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guests.guest import Guest, random_sha256
+from tests.guests.namespace import Namespace
+from tests.guests.python_image import append_python, link_loader, python_command
+from tests.guests.qemu import KERNEL, QemuGuest, build_initramfs
+
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
+
+SIZE = 10_000_000
+"""Bytes of the download: two emulated Pythons carry them. `test_attach` has the unix form of vsock carry more."""
+GATEWAY, HOST = "192.168.127.1", "192.168.127.254"
+START_TIMEOUT = 120
+"""s; emulated, a Python that loads all of Moorage takes some."""
+EXPOSE = """
+from proto.channels import BlockingRequester
+from proto.messages import Expose
+print(BlockingRequester("ipc:///tmp/run/control.sock").request(Expose("127.0.0.1:8090", "{ip}:81")))
+"""
+
+
+@pytest.fixture(scope="module")
+def machine(host: Namespace, workshop: Path, probe: Path) -> Iterator[QemuGuest]:
+    """A guest with Python in it."""
+    if not KERNEL.exists():
+        pytest.skip("no guest kernel in .cache/guest (make packages)")
+    directory = workshop / "vsock"
+    directory.mkdir()
+    initramfs = build_initramfs(directory, probe, ("virtio_pci", "virtio_net", "tun", "vsock_loopback"))
+    image = directory / "image"
+    append_python(initramfs, image)
+    memory = ["-m", "1024"]
+    guest = QemuGuest(directory, image, "user,restrict=on", "5a:94:ef:e4:0f:01", host, memory)
+    with contextlib.closing(guest):
+        guest.sh(link_loader())
+        yield guest
+
+
+def start(machine: Guest, module: str, arguments: str, log: str, word: str) -> None:
+    """Run a module of Moorage's in the background until its log has that word."""
+    machine.sh(f"{python_command()} -m {module} {arguments} >{log} 2>&1 &")
+    result = machine.attempt(f"until grep -q '{word}' {log}; do sleep 0.2; done", START_TIMEOUT)
+    assert result.status == 0, machine.sh(f"cat {log}")
+
+
+def test_a_vm_has_its_whole_network_over_af_vsock(machine: QemuGuest, probe: Path) -> None:
+    machine.sh("echo 'api: []' >/tmp/config")
+    flags = "--config /tmp/config --runtime-dir /tmp/run --state-dir /tmp/state --listen vsock=vsock://:1024"
+    start(machine, "supervisor", flags, "/tmp/service", "API: none")
+    start(machine, "agent", "--connect vsock://1:1024/connect --no-resolv-conf", "/tmp/agent", "tap0 has 192.168.127")
+    assert "attached to default on vsock://:1024 (cid=1 " in machine.sh("cat /tmp/service")
+    ip = machine.sh("ip -o -4 addr show tap0").split()[3].partition("/")[0]
+    assert "2 packets received" in machine.sh(f"ping -c 2 -W 5 {GATEWAY}")
+    assert f"Address: {HOST}" in machine.sh(f"nslookup -type=a host.containers.internal {GATEWAY}")
+
+    machine.sh(f"mkdir /tmp/www && probe random {SIZE} 7 >/tmp/www/data && httpd -p 127.0.0.1:80 -h /tmp/www")
+    machine.sh(f"httpd -p {ip}:81 -h /tmp/www && echo hello >/tmp/www/hello")
+    fetched = machine.sh(f"wget -q -O - http://{HOST}/data | sha256sum", 90)
+    assert fetched.split()[0] == random_sha256(probe, SIZE, 7)
+
+    exposed = machine.attempt(f"{python_command()} -c '{EXPOSE.format(ip=ip)}'")
+    assert exposed.status == 0, exposed.output + machine.sh("cat /tmp/service")
+    assert machine.sh("wget -q -O - http://127.0.0.1:8090/hello") == "hello\n"
+    assert "Traceback" not in machine.sh("cat /tmp/service /tmp/agent")
