@@ -57,7 +57,12 @@ class GreetingListener(StreamListener):
             oldest.cancel(f"{MAX_HANDSHAKES} others came after it")
         task = asyncio.get_running_loop().create_task(self._greet(sock, peer, host))
         self._handshakes[task] = None
-        task.add_done_callback(lambda done: self._handshakes.pop(done, None))
+        task.add_done_callback(lambda done: self._end(done, sock))
+
+    def _end(self, task: asyncio.Task[None], sock: socket.socket) -> None:
+        self._handshakes.pop(task, None)
+        if task.cancelled():  # perhaps before its first step
+            sock.close()
 
     async def _greet(self, sock: socket.socket, peer: str, host: Host) -> None:
         try:
@@ -70,7 +75,6 @@ class GreetingListener(StreamListener):
         except (HandshakeError, OSError) as error:
             reason = str(error)
         except asyncio.CancelledError as error:
-            sock.close()
             if not error.args:
                 raise
             reason = str(error)

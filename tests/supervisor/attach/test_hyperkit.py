@@ -173,6 +173,19 @@ def test_closing_the_listener_ends_handshakes_quietly(path: str, caplog: pytest.
     assert not caplog.records
 
 
+def test_closing_the_listener_closes_a_connection_whose_handshake_has_not_begun(path: str) -> None:
+    async def scenario() -> None:
+        listener = make(path)
+        async with listening(listener):
+            client = await Client.connect(path)
+            while not listener._handshakes:
+                listener._accept()
+        with client:
+            assert await client.is_dropped()
+
+    asyncio.run(scenario())
+
+
 def test_the_hint_names_the_socket(path: str) -> None:
     async def hint() -> str:
         listener = make(path)
