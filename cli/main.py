@@ -1,43 +1,70 @@
-"""``moorage serve``, ``moorage agent``, ``moorage qemu-wrapper`` and ``moorage version``."""
+"""``moorage serve``, ``moorage gvproxy``, ``moorage agent``, ``moorage qemu-wrapper`` and ``moorage version``.
+
+Started under the name ``gvproxy``, by a link for example, it is ``moorage gvproxy``.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import NoReturn
 
 import click
 
 from cli.qemu_wrapper import run
 
+GVPROXY = "supervisor.gvproxy"
+
+
+def main(prog_name: str | None = None) -> NoReturn:
+    """Be the command of the name we were started under."""
+    if Path(sys.argv[0]).stem == "gvproxy":
+        become(GVPROXY, sys.argv[1:])
+    moorage(prog_name=prog_name)
+    raise AssertionError("click ends the process")
+
+
+def become(module: str, arguments: Sequence[str]) -> NoReturn:
+    """Run a module of ours in this process's place."""
+    # -P: a folder of that name where the user stands is not ours.
+    os.execv(sys.executable, [sys.executable, "-P", "-m", module, *arguments])
+
+
+class Handed(click.Command):
+    """A command that reads its arguments itself."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.params["arguments"] = args
+        return []
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-def main() -> None:
+def moorage() -> None:
     """User-mode networking for virtual machines."""
 
 
-@main.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []},
-    short_help="Run the service in the foreground.",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def serve(arguments: tuple[str, ...]) -> None:
+@moorage.command(cls=Handed, short_help="Run the service in the foreground.")
+def serve(arguments: Sequence[str]) -> None:
     """Run the service in the foreground; `moorage serve --help` lists its flags."""
-    _become("supervisor", arguments)
+    become("supervisor", arguments)
 
 
-@main.command(
-    context_settings={"ignore_unknown_options": True, "help_option_names": []},
-    short_help="Inside a VM: join a tap device to the host.",
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def agent(arguments: tuple[str, ...]) -> None:
+@moorage.command(cls=Handed, short_help="Run the service as gvproxy, with its flags.")
+def gvproxy(arguments: Sequence[str]) -> None:
+    """Run the service as gvproxy; `moorage gvproxy -h` lists its flags."""
+    become(GVPROXY, arguments)
+
+
+@moorage.command(cls=Handed, short_help="Inside a VM: join a tap device to the host.")
+def agent(arguments: Sequence[str]) -> None:
     """Inside a VM: join a tap device to the host; `moorage agent --help` lists its flags."""
-    _become("agent", arguments)
+    become("agent", arguments)
 
 
-@main.command(
+@moorage.command(
     "qemu-wrapper",
     context_settings={"ignore_unknown_options": True},
     short_help="Start a QEMU whose network is a connected socket.",
@@ -50,12 +77,7 @@ def qemu_wrapper(sock: str, command: tuple[str, ...]) -> None:
     sys.exit(run(sock, list(command)))
 
 
-def _become(package: str, arguments: tuple[str, ...]) -> NoReturn:
-    # -P: a folder of that name where the user stands is not ours.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", package, *arguments])
-
-
-@main.command()
+@moorage.command()
 def version() -> None:
     """Print the version."""
     print(f"moorage {metadata.version('moorage')}")

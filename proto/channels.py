@@ -207,10 +207,17 @@ class EventPublisher:
         # PUB never blocks, so a plain socket serves: no future to wait for.
         self._socket: zmq.Socket[bytes] = zmq.Context.shadow(context).socket(zmq.PUB)
         self._socket.bind(endpoint)
+        self._listeners: list[Callable[[Message], None]] = []
+
+    def listen(self, listener: Callable[[Message], None]) -> None:
+        """Call somebody of this process with every event as well."""
+        self._listeners.append(listener)
 
     def publish(self, message: Message) -> None:
         """Send an event."""
         self._socket.send(encode(message))
+        for listener in self._listeners:
+            listener(message)
 
     def close(self) -> None:
         """Stop; what is queued has `LINGER` to leave."""

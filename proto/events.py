@@ -12,6 +12,14 @@ class VmAttached:
 
 
 @dataclass(frozen=True, slots=True)
+class GuestKnown:
+    """A VM uses another MAC than before, or its first."""
+
+    vm_id: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True)
 class VmDetached:
     vm_id: str
     reason: str

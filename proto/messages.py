@@ -6,8 +6,7 @@ Who speaks to whom (``docs/architecture.md`` has the picture):
   `ZygoteReady`, `Spawned`, `Exited`.
 - worker -> supervisor, over ZeroMQ: `Hello`, `LeaseRequest`, `LeaseRelease`, `GuestSeen`, `LinkClosed`, `WorkerStats`.
 - supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and over the worker's
-  SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`. What concerns the other VMs of a
-  network is in `proto.switch`.
+  SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`.
 - supervisor -> SSH carrier, over its SEQPACKET socket: `CarrySsh`; SSH carrier -> supervisor: `CallSshServer`.
 - API -> supervisor, over ZeroMQ: the requests of the last section; every one is answered by the class named in its
   docstring, or by `Failure`.
@@ -28,6 +27,9 @@ Framing = Literal["stream32", "stream16", "messages", "tap", "tap-vnet"]
 ForwardProtocol = Literal["tcp", "udp", "unix"]
 ForwardSource = Literal["keep", "gateway"]
 """Whose address the guest sees: the client's own where it can answer it, or always the gateway's."""
+
+LogFormat = Literal["text", "json", "logrus"]
+"""For people, for programs, or as gvproxy's lines are (`proto.logrus`)."""
 
 NetworkMode = Literal["shared", "isolated"]
 """Whether VMs of a network see each other, or each is alone."""
@@ -105,6 +107,8 @@ class Network:
     """Host name (one label, lower case) -> its address; they are answered as ``HOST.NETWORK.internal.``"""
     nat: dict[str, str] = field(default_factory=dict)
     """Guest-side address -> host-side address, such as ``{"192.168.127.254": "127.0.0.1"}``."""
+    link_local: bool = False
+    """169.254.0.0/16 may be reached."""
 
 
 # --- supervisor <-> zygote ---------------------------------------------------------------------------------------
@@ -127,7 +131,7 @@ class Spawn:
     first_bytes: bytes = b""
     """What was read from the link already; of messages, each behind its length as on a ``stream32``."""
     log_level: str = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_format: LogFormat = "text"
 
 
 @dataclass(frozen=True, slots=True)

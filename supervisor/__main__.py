@@ -6,10 +6,8 @@ Exit status: 0 after a signal, 1 when the service could not start, 2 for a bad f
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging.config
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -20,10 +18,8 @@ from supervisor import logs
 from supervisor.attach.kinds import MAX_MTU
 from supervisor.config import MIN_MTU, load
 from supervisor.errors import ConfigError, StartError
+from supervisor.limits import raise_open_files
 from supervisor.service import Service
-
-OPEN_FILES = 262_144
-"""Descriptors: forwards and links here, guest flows in the workers, which inherit the limit."""
 
 
 @click.command(name="moorage serve", context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,7 +64,7 @@ def main(config: Path | None, **flags: str | tuple[str, ...] | None) -> None:
         service = Service(settings)
         logging.config.dictConfig(logs.config(settings.log_level, settings.log_format))
         os.umask(0o077)
-        _raise_open_files()
+        raise_open_files()
         asyncio.run(_serve(service))
     except ConfigError as error:
         print(f"moorage: {error}", file=sys.stderr)
@@ -83,17 +79,6 @@ async def _serve(service: Service) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signum, stop.set)
     await service.run(stop, lambda text: print(text, flush=True))
-
-
-def _raise_open_files() -> None:
-    """As many descriptors as are allowed; a privileged process allows itself more."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < OPEN_FILES:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES, OPEN_FILES))
-            return
-    limit = hard if hard != resource.RLIM_INFINITY else OPEN_FILES
-    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ The file is YAML with the names of the flags as keys::
     subnet: 192.168.127.0/24
     mtu: 1500
     networks:
-      lab: {subnet: 10.1.0.0/24, mtu: 9000}
+      lab: {subnet: 10.1.0.0/24, gateway-ip: 10.1.0.254, mtu: 9000}
       tenants: {mode: isolated}
     vpnkit-uuid-macs: {c3d68012-0208-11ea-9fd7-f2189899ab08: "5a:94:ef:e4:0c:ee"}
 
@@ -27,11 +27,11 @@ from uuid import UUID
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from proto.messages import ForwardSource, NetworkMode
+from proto.messages import ForwardSource, LogFormat, NetworkMode
 from supervisor.attach.kinds import MAX_MTU, ListenerSpec, parse_listener
 from supervisor.attach.options import DEFAULT_NETWORK
 from supervisor.dns_settings import DnsSettings, RecordSettings, ZoneSettings
-from supervisor.endpoints import StreamEndpoint, parse_endpoint
+from supervisor.endpoints import UNIX, StreamEndpoint, UnixEndpoint, parse_endpoint
 from supervisor.errors import ConfigError
 
 MIN_MTU = 576
@@ -42,15 +42,27 @@ MIN_PREFIX = 8
 NAME = re.compile("[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 """Of a network: one label of a DNS name."""
 MAC = re.compile("[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}")
+GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
+HOST_LOOPBACK = IPv4Address("127.0.0.1")
 
 
 def _listener(value: object) -> ListenerSpec:
+    if isinstance(value, ListenerSpec):
+        return value
     return parse_listener(value if isinstance(value, str) else repr(value))
 
 
 def _endpoint(value: object) -> StreamEndpoint:
+    if isinstance(value, StreamEndpoint):
+        return value
     endpoint = parse_endpoint(value if isinstance(value, str) else repr(value))
     assert isinstance(endpoint, StreamEndpoint), endpoint
+    return endpoint
+
+
+def _unix_endpoint(value: object) -> UnixEndpoint:
+    endpoint = parse_endpoint(value if isinstance(value, str) else repr(value), (UNIX,))
+    assert isinstance(endpoint, UnixEndpoint), endpoint
     return endpoint
 
 
@@ -107,9 +119,18 @@ class NetworkSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=_keyed, arbitrary_types_allowed=True)
 
     subnet: Subnet | None = None
+    gateway_ip: IPv4Address | None = None
+    """`None`: the subnet's first address."""
+    gateway_mac: Mac = GATEWAY_MAC
+    host_ip: IPv4Address | None = None
+    """`None`: the subnet's last address."""
+    nat: dict[IPv4Address, IPv4Address] | None = None
+    """Where packets to an address go instead; `None`: those to the host address to the host's own loopback."""
     mtu: Mtu | None = None
     mode: NetworkMode = "shared"
     port_security: bool = True
+    link_local: bool = False
+    """169.254.0.0/16 of the host's network, where clouds keep their metadata, may be reached."""
     dhcp_static_leases: dict[IPv4Address, Mac] = {}
     dns: DnsSettings | None = None
 
@@ -126,16 +147,39 @@ class NetworkSpec:
     static_leases: dict[IPv4Address, str] = field(default_factory=dict)
     """Address -> the MAC that it is kept for."""
     dns: DnsSettings = field(default_factory=DnsSettings)
+    gateway: IPv4Address | None = None
+    gateway_mac: str = GATEWAY_MAC
+    host: IPv4Address | None = None
+    chosen_nat: dict[IPv4Address, IPv4Address] | None = None
+    link_local: bool = False
+    """169.254.0.0/16 of the host's network may be reached."""
 
     @property
     def gateway_ip(self) -> IPv4Address:
-        """The first address."""
-        return self.subnet.network_address + 1
+        """The one chosen, or the first address."""
+        return self.gateway or self.subnet.network_address + 1
 
     @property
     def host_ip(self) -> IPv4Address:
-        """The last address, which stands for the host's loopback."""
-        return self.subnet.broadcast_address - 1
+        """The one chosen, or the last address."""
+        return self.host or self.subnet.broadcast_address - 1
+
+    @property
+    def nat(self) -> dict[IPv4Address, IPv4Address]:
+        """Guest-side address -> host-side address."""
+        return {self.host_ip: HOST_LOOPBACK} if self.chosen_nat is None else self.chosen_nat
+
+
+class ForwardSettings(BaseModel):
+    """A forward that is there from the start."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    local: str
+    remote: str
+    protocol: str = "tcp"
+    network: str = DEFAULT_NETWORK
+    vm: str = ""
 
 
 class Settings(BaseModel):
@@ -145,6 +189,10 @@ class Settings(BaseModel):
 
     listen: tuple[Annotated[ListenerSpec, BeforeValidator(_listener)], ...] | None = None
     api: tuple[Annotated[StreamEndpoint, BeforeValidator(_endpoint)], ...] | None = None
+    services: tuple[Annotated[StreamEndpoint, BeforeValidator(_endpoint)], ...] = ()
+    """Where the API listens as well, but no VM may attach by it."""
+    notification: Annotated[UnixEndpoint, BeforeValidator(_unix_endpoint)] | None = None
+    """Who is told what happens to VMs (`supervisor.notifications`)."""
     mtu: Mtu = 1500
     subnet: Subnet = IPv4Network("192.168.127.0/24")
     network: tuple[Annotated[tuple[str, IPv4Network], BeforeValidator(_subnet_of)], ...] = ()
@@ -152,13 +200,14 @@ class Settings(BaseModel):
     networks: dict[Annotated[str, AfterValidator(_name)], NetworkSettings] = {}
     dhcp_static_leases: dict[IPv4Address, Mac] = {}
     dns: DnsSettings = DnsSettings()
+    forwards: tuple[ForwardSettings, ...] = ()
     forward_source: ForwardSource = "keep"
     vpnkit_uuid_macs: dict[Annotated[str, AfterValidator(_uuid)], Mac] = {}
     """MACs of VMs that say who they are by a UUID; others get one and keep it."""
     runtime_dir: Path | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["text", "json"] = "text"
+    log_format: LogFormat = "text"
 
     def all_networks(self) -> dict[str, NetworkSpec]:
         """Every network, the default one first."""
@@ -172,6 +221,11 @@ class Settings(BaseModel):
                 given.port_security,
                 dict(given.dhcp_static_leases),
                 given.dns or self.dns,
+                given.gateway_ip,
+                given.gateway_mac,
+                given.host_ip,
+                given.nat,
+                given.link_local,
             )
             for name, given in named.items()
         }
@@ -181,6 +235,7 @@ class Settings(BaseModel):
 
 _MODELS: dict[str, type[BaseModel]] = {
     "networks": NetworkSettings,
+    "forwards": ForwardSettings,
     "dns": DnsSettings,
     "zones": ZoneSettings,
     "records": RecordSettings,
@@ -198,6 +253,7 @@ def load(flags: Mapping[str, object], file: Path | None) -> Settings:
     settings = _validate(from_file | dict(flags), "--")
     known = settings.all_networks()
     for name, spec in known.items():
+        _check_addresses(name, spec)
         _check_static_leases(name, spec)
     for listener in settings.listen or ():
         network = known.get(listener.options.network)
@@ -212,6 +268,15 @@ def load(flags: Mapping[str, object], file: Path | None) -> Settings:
                 f"{listener.max_mtu}; got {listener.options.network} with {network.mtu}"
             )
     return settings
+
+
+def _check_addresses(name: str, spec: NetworkSpec) -> None:
+    ends = (spec.subnet.network_address, spec.subnet.broadcast_address)
+    for key, ip in (("gateway-ip", spec.gateway_ip), ("host-ip", spec.host_ip)):
+        if ip not in spec.subnet or ip in ends:
+            raise ConfigError(f"networks.{name}.{key}: expected an address of {spec.subnet}; got {ip}")
+    if spec.gateway_ip == spec.host_ip:
+        raise ConfigError(f"networks.{name}.host-ip: expected another address than the gateway's; got {spec.host_ip}")
 
 
 def _check_static_leases(name: str, spec: NetworkSpec) -> None:

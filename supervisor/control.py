@@ -12,7 +12,7 @@ from proto import messages
 from proto.codec import Message
 from proto.errors import RequestFailed
 from supervisor.forwards.table import Forwards
-from supervisor.networks import GATEWAY_MAC, Network
+from supervisor.networks import Network
 from supervisor.vms import Vm, Vms
 
 STATS_PATIENCE = 1.0
@@ -55,7 +55,7 @@ class Control:
 
     async def _list_leases(self, asked: messages.ListLeases) -> messages.Leases:
         network = self._network(asked.network)
-        return messages.Leases(network.leases(time.time()), network.gateway_ip, GATEWAY_MAC)
+        return messages.Leases(network.leases(time.time()), network.gateway_ip, network.spec.gateway_mac)
 
     async def _list_forwards(self, _: messages.ListForwards) -> messages.Forwards:
         return messages.Forwards(self._forwards.list())

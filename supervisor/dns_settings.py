@@ -82,6 +82,8 @@ class DnsSettings(_Model):
     """What a network's DNS answers, and who is asked the rest."""
 
     zones: tuple[ZoneSettings, ...] = ()
+    own_zones: bool = True
+    """``containers.internal.`` and ``docker.internal.``, each with the names ``gateway`` and ``host``."""
     search_domains: tuple[Annotated[str, AfterValidator(_domain)], ...] | None = None
     """`None`: the host's."""
     upstreams: dict[

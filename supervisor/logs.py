@@ -1,4 +1,4 @@
-"""Log lines on stderr: text for people, or one JSON object a line."""
+"""Log lines on stderr: text for people, one JSON object a line, or as gvproxy's are."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
+
+from proto.logrus import LogrusFormatter
 
 
 class JsonFormatter(logging.Formatter):
@@ -28,6 +30,7 @@ def config(level: str, format_name: str) -> dict[str, Any]:
     formatters: dict[str, Any] = {
         "text": {"format": "%(asctime)s %(levelname)-7s %(name)s: %(message)s"},
         "json": {"()": JsonFormatter},
+        "logrus": {"()": LogrusFormatter},
     }
     return {
         "version": 1,

@@ -20,11 +20,9 @@ from supervisor.resolver import HostResolver
 from supervisor.state import State
 from supervisor.zones import NetworkZones, check_zone
 
-GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
 LEASE_TIME = 3600
 """s"""
 DEFAULT_ZONES = ("containers.internal.", "docker.internal.")
-HOST_LOOPBACK = "127.0.0.1"
 
 
 class Network:
@@ -47,14 +45,15 @@ class Network:
             name=name,
             subnet=str(spec.subnet),
             gateway_ip=self.gateway_ip,
-            gateway_mac=GATEWAY_MAC,
+            gateway_mac=spec.gateway_mac,
             host_ip=self.host_ip,
             mtu=spec.mtu,
             lease_time=LEASE_TIME,
             zones=self._zones.all,
             search_domains=spec.dns.search_domains or (),
             domain_upstreams=dict(spec.dns.upstreams),
-            nat={self.host_ip: HOST_LOOPBACK},
+            nat={str(guest_side): str(host_side) for guest_side, host_side in spec.nat.items()},
+            link_local=spec.link_local,
         )
 
     def info(self, now: float) -> messages.NetworkInfo:
@@ -63,7 +62,7 @@ class Network:
             name=self.name,
             subnet=str(self.spec.subnet),
             gateway_ip=self.gateway_ip,
-            gateway_mac=GATEWAY_MAC,
+            gateway_mac=self.spec.gateway_mac,
             host_ip=self.host_ip,
             mtu=self.spec.mtu,
             mode=self.spec.mode,
@@ -155,11 +154,11 @@ class Network:
         """Where the addresses of a VM belong."""
         owner = "" if self.is_shared else vm_id
         if owner not in self._realms:
-            reserved = (self.spec.gateway_ip, self.spec.host_ip)
+            reserved = (self.spec.gateway_ip, self.spec.host_ip, *self.spec.nat)
             static = {str(ip): mac for ip, mac in self.spec.static_leases.items()}
             pool = LeasePool(self.name, self.spec.subnet, reserved, LEASE_TIME, self._is_attached, static)
             names = HostNames(pool, {"gateway": self.gateway_ip, "host": self.host_ip})
-            self._realms[owner] = Realm(pool, names, GATEWAY_MAC, self._is_attached)
+            self._realms[owner] = Realm(pool, names, self._is_attached)
         return self._realms[owner]
 
     # --- names
@@ -191,7 +190,7 @@ class Network:
 
     def _own_zones(self) -> list[Zone]:
         records = (ZoneRecord(self.gateway_ip, name="gateway"), ZoneRecord(self.host_ip, name="host"))
-        zones = [Zone(name, records) for name in DEFAULT_ZONES]
+        zones = [Zone(name, records) for name in DEFAULT_ZONES] if self.spec.dns.own_zones else []
         return zones + [check_zone(zone.zone()) for zone in self.spec.dns.zones]
 
 

@@ -15,24 +15,26 @@ import zmq.asyncio
 
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
-from proto.messages import AttachLink, OpenTunnel
+from proto.messages import AttachLink, Expose, OpenTunnel
 from supervisor.announcer import Announcer
 from supervisor.api_server import ApiServer
 from supervisor.attach.http import HttpAttach
 from supervisor.attach.kinds import ListenerSpec
-from supervisor.attach.listener import Host, Listener
+from supervisor.attach.listener import Attachment, Host, Listener
+from supervisor.attach.options import Options
 from supervisor.children import Zygote
 from supervisor.config import Settings
 from supervisor.control import Control
 from supervisor.endpoints import StreamEndpoint, TcpEndpoint, UnixEndpoint
+from supervisor.errors import StartError
 from supervisor.forwards.table import Forwards
 from supervisor.forwards.tunnels import Tunnels
 from supervisor.handover import Handover
 from supervisor.networks import Network
+from supervisor.notifications import Notifications
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
 from supervisor.resolver import HostResolver, ResolverWatch
 from supervisor.state import State
-from supervisor.switch import Switch
 from supervisor.uuid_macs import UuidMacs
 from supervisor.vms import Vm, Vms, WorkerSettings
 from supervisor.worker_messages import WorkerMessages
@@ -41,8 +43,7 @@ DEFAULT_API_PORT = 7878
 PATIENCE = 3.0
 """s for each kind of child to end when asked."""
 
-Listeners = list[tuple[Listener, str]]
-"""Each with the network of its VMs."""
+Listeners = list[tuple[Listener, Options]]
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Service:
         self._runtime = runtime_dir(settings.runtime_dir, os.environ, is_root)
         self._state_dir = state_dir(settings.state_dir, os.environ, is_root)
         check_socket_paths(self._runtime)
+        self.reason = ""
+        """Why it ended by itself; empty: it was told to."""
 
     async def run(self, stop: asyncio.Event, announce: Callable[[str], None]) -> None:
         """Serve until `stop` is set; `announce` gets what a user should read once the service is ready."""
@@ -64,11 +67,18 @@ class Service:
             for directory in (self._runtime, self._state_dir):
                 prepare_private_dir(directory)
                 stack.callback(os.close, lock_dir(directory))
+            notifications = Notifications(self._settings.notification)
+            stack.push_async_callback(notifications.close, PATIENCE)
             state = State(self._state_dir / "moorage.db")
             stack.callback(state.close)
-            listeners = self._bind_listeners(stack)
+            try:
+                listeners = self._bind_listeners(stack)
+            except StartError:
+                notifications.hypervisor_error()
+                raise
             api = self._bind_api(stack)
-            await self._start(stack, state, listeners, api, stop)
+            await self._start(stack, state, listeners, api, notifications, stop)
+            notifications.ready()
             announce(_how_to_use([listener for listener, _ in listeners], api))
             await stop.wait()
             log.info("stopping")
@@ -80,25 +90,34 @@ class Service:
         for spec in specs:
             listener = spec.open()
             stack.callback(listener.close)
-            listeners.append((listener, spec.options.network))
+            listeners.append((listener, spec.options))
         return listeners
 
     def _bind_api(self, stack: AsyncExitStack) -> ApiServer:
         endpoints = self._settings.api
         if endpoints is None:
             endpoints = (UnixEndpoint(str(self._runtime / "api.sock")), TcpEndpoint("127.0.0.1", DEFAULT_API_PORT))
-        api = ApiServer(endpoints, {"MOORAGE_RUNTIME_DIR": str(self._runtime), **self._logging_env()})
+        api = ApiServer(
+            (*endpoints, *self._settings.services), {"MOORAGE_RUNTIME_DIR": str(self._runtime), **self._logging_env()}
+        )
         stack.callback(api.close)
         return api
 
     async def _start(
-        self, stack: AsyncExitStack, state: State, listeners: Listeners, api: ApiServer, stop: asyncio.Event
+        self,
+        stack: AsyncExitStack,
+        state: State,
+        listeners: Listeners,
+        api: ApiServer,
+        notifications: Notifications,
+        stop: asyncio.Event,
     ) -> None:
         """Start from the inside out, so that nobody talks to a part that is not there yet."""
         context = zmq.asyncio.Context()
         stack.callback(context.term)
         events = EventPublisher(context, self._endpoint(stack, "events.sock"))
         stack.callback(events.close)
+        events.listen(notifications.on_event)
 
         async def on_worker_message(peer: bytes, message: Message) -> Message | None:
             return await worker_messages.handle(peer, message)
@@ -110,7 +129,6 @@ class Service:
         stack.push_async_callback(zygote.close, PATIENCE)
 
         async def on_change() -> None:
-            await switch.settle()
             await forwards.settle()
             _stop_after_last(vms, listeners, stop)
 
@@ -141,23 +159,23 @@ class Service:
 
         forwards = Forwards(state, vms, find_vm, find_address, self._settings.forward_source, self._logging_env())
         stack.push_async_callback(forwards.close, PATIENCE)
-        switch = Switch(vms)
-        stack.push_async_callback(switch.close)
         stack.push_async_callback(vms.stop, PATIENCE)
         announcer = Announcer(vms.tell_networks)
-        worker_messages = WorkerMessages(vms, forwards, switch, events, announcer)
+        worker_messages = WorkerMessages(vms, forwards, events, announcer)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
         handover_path = self._runtime / "handover.sock"
         stack.callback(handover_path.unlink, missing_ok=True)
-        handover = Handover(
-            handover_path,
-            {AttachLink: HttpAttach(networks, vms.attach).take, OpenTunnel: Tunnels(forwards).take},
-        )
+        attach = HttpAttach(networks, vms.attach, api.endpoints[len(api.endpoints) - len(self._settings.services) :])
+        handover = Handover(handover_path, {AttachLink: attach.take, OpenTunnel: Tunnels(forwards).take})
         stack.push_async_callback(handover.close)
         workers.start()
         control.start()
         await zygote.start()
+        await forwards.open_configured(
+            Expose(forward.local, forward.remote, forward.protocol, forward.network, forward.vm)
+            for forward in self._settings.forwards
+        )
         await forwards.restore()
         if api.endpoints:
             await api.start()
@@ -170,9 +188,24 @@ class Service:
 
         _keep_running(stack, resolver.watch(on_resolver_change), announcer.run())
         await zygote.wait_ready()
-        for listener, name in listeners:
-            network = networks[name]
-            listener.start(Host(functools.partial(vms.attach, network), network.spec.mtu, uuid_macs.mac_of))
+        for listener, options in listeners:
+            network = networks[options.network]
+            let_in = functools.partial(self._attach, vms, network, options, stop)
+            listener.start(Host(let_in, network.spec.mtu, uuid_macs.mac_of, notifications.hypervisor_error))
+
+    def _attach(
+        self, vms: Vms, network: Network, options: Options, stop: asyncio.Event, attachment: Attachment
+    ) -> None:
+        def end(closed: asyncio.Future[str]) -> None:
+            if not stop.is_set():
+                peer = attachment.peer or attachment.listener
+                reason = {"eof": "EOF"}.get(closed.result(), closed.result())
+                self.reason = f"cannot receive packets from {peer}, disconnecting: {reason}"
+                stop.set()
+
+        vm = vms.attach(network, attachment)
+        if vm is not None and options.end_with_vm:
+            vm.closed.add_done_callback(end)
 
     def _logging_env(self) -> dict[str, str]:
         """How children that are not workers learn what to log."""

@@ -27,8 +27,11 @@ from proto.errors import ChannelError, CodecError, RequestFailed
 from proto.events import VmAttached, VmDetached, WorkerRestarted
 from proto.fdpass import FdChannel
 from proto.messages import (
+    AddForward,
+    CallGuest,
     Failure,
     GetStats,
+    LogFormat,
     Shutdown,
     Spawn,
     UpdateNetwork,
@@ -40,8 +43,6 @@ from supervisor.networks import Network
 
 STATUS_PATIENCE = 0.3
 """s from the end of a worker's channel to its exit status; both come at once when the process dies."""
-PASS_TIMEOUT = 2.0
-"""s for a worker to take a descriptor."""
 UPDATE_TIMEOUT = 2.0
 """s for a worker to take over a changed network."""
 MAX_WARNINGS = 16
@@ -127,7 +128,7 @@ class WorkerSettings:
 
     control_address: str
     log_level: str
-    log_format: str
+    log_format: LogFormat
 
 
 class Vms:
@@ -169,11 +170,11 @@ class Vms:
         vm = self._vms.get(vm_id)
         return vm is not None and not vm.attachment.link.is_closed()
 
-    def attach(self, network: Network, attachment: Attachment) -> None:
-        """Serve a fresh connection."""
+    def attach(self, network: Network, attachment: Attachment) -> Vm | None:
+        """Serve a fresh connection; None: the service stops."""
         if self._stopping:
             attachment.link.close()
-            return
+            return None
         vm = Vm(f"vm{next(self._numbers)}", network, attachment)
         log.info("%s attached to %s on %s (%s)", vm.id, network.name, attachment.listener, attachment.peer)
         self._vms[vm.id] = vm
@@ -181,6 +182,7 @@ class Vms:
         self._tasks[vm.id] = asyncio.get_running_loop().create_task(self._live(vm), name=vm.id)
         if attachment.gone is not None:
             attachment.gone.add_done_callback(lambda gone: self._end(vm, gone.result()))
+        return vm
 
     async def greet(self, vm: Vm, pid: int) -> None:
         """A worker said hello: from now on it can be asked and given forwards."""
@@ -208,16 +210,11 @@ class Vms:
         finally:
             asking.cancel()
 
-    async def tell(self, vm: Vm, message: Message) -> None:
-        """Send a worker what needs no answer, before any answer that is sent later; one that is gone misses it."""
-        with contextlib.suppress(ChannelError):
-            await self._responder.notify(vm.id.encode(), message)
-
-    async def pass_descriptor(self, vm: Vm, worker: Worker, message: Message, *fds: int) -> bool:
-        """Give a worker a message, and duplicates of `fds` with it; False: it cannot take it."""
+    async def pass_descriptor(self, vm: Vm, worker: Worker, message: AddForward | CallGuest, fd: int) -> bool:
+        """Give a worker a duplicate of `fd`; False: it cannot take it."""
         try:
             async with asyncio.timeout(PASS_TIMEOUT), worker.passing:
-                await worker.channel.asend(message, fds)
+                await worker.channel.asend(message, [fd])
         except TimeoutError:
             log.error("the worker of %s takes no descriptors; killed", vm.id)
             self.kill(worker)
@@ -334,7 +331,7 @@ class Vms:
             guest_mac=vm.mac,
             first_bytes=b"" if vm.runs else vm.attachment.first_bytes,
             log_level=self._settings.log_level,
-            log_format="json" if self._settings.log_format == "json" else "text",
+            log_format=self._settings.log_format,
         )
         try:
             pid = await self._zygote.spawn(message, [*vm.attachment.link.filenos(), theirs.fileno()])

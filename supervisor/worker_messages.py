@@ -10,10 +10,10 @@ from typing import Any
 from proto.channels import EventPublisher
 from proto.codec import Message
 from proto.errors import RequestFailed
+from proto.events import GuestKnown
 from proto.messages import GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
 from supervisor.announcer import Announcer
 from supervisor.forwards.table import Forwards
-from supervisor.switch import Switch
 from supervisor.vms import Vm, Vms
 
 log = logging.getLogger(__name__)
@@ -22,12 +22,9 @@ log = logging.getLogger(__name__)
 class WorkerMessages:
     """Dispatches by message type; `handle` is the responder's handler."""
 
-    def __init__(
-        self, vms: Vms, forwards: Forwards, switch: Switch, events: EventPublisher, announcer: Announcer
-    ) -> None:
+    def __init__(self, vms: Vms, forwards: Forwards, events: EventPublisher, announcer: Announcer) -> None:
         self._vms = vms
         self._forwards = forwards
-        self._switch = switch
         self._events = events
         self._announcer = announcer
         self._handlers: dict[type, Callable[[Vm, Any], Awaitable[Message | None]]] = {
@@ -56,11 +53,10 @@ class WorkerMessages:
         lease = vm.network.request_lease(message, now)
         if message.commit:
             if vm.network.claim_mac(vm.id, lease.mac, now):
-                vm.mac = lease.mac
+                self._know(vm, lease.mac)
             vm.ip = lease.ip
             log.info("%s has %s (%s)", vm.id, lease.ip, lease.mac)
             self._announcer.changed()
-            await self._switch.identify(vm)
             await self._forwards.settle()
         return lease
 
@@ -69,7 +65,6 @@ class WorkerMessages:
         if vm.ip == message.ip:
             vm.ip = ""
         self._announcer.changed()
-        await self._switch.identify(vm)
         await self._forwards.settle()
 
     async def _guest_seen(self, vm: Vm, message: GuestSeen) -> None:
@@ -77,14 +72,19 @@ class WorkerMessages:
         if not vm.network.claim_mac(vm.id, message.mac, now):
             vm.warn_of(f"MAC {message.mac}")
             return
-        vm.mac = message.mac
-        may_use = not message.ip or vm.network.see(vm.id, message.mac, message.ip, now)
-        await self._switch.identify(vm)
-        if not may_use:
+        self._know(vm, message.mac)
+        if not message.ip:
+            return
+        if not vm.network.see(vm.id, message.mac, message.ip, now):
             vm.warn_of(message.ip)
-        elif message.ip:
-            vm.ip = message.ip
-            await self._forwards.settle()
+            return
+        vm.ip = message.ip
+        await self._forwards.settle()
+
+    def _know(self, vm: Vm, mac: str) -> None:
+        if vm.mac != mac:
+            vm.mac = mac
+            self._events.publish(GuestKnown(vm.id, mac))
 
     async def _link_closed(self, vm: Vm, message: LinkClosed) -> None:
         if not message.by_guest or message.reason != "eof":

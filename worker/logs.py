@@ -6,6 +6,9 @@ import json
 import logging
 import sys
 
+from proto.logrus import LogrusFormatter
+from proto.messages import LogFormat
+
 
 class _Format(logging.Formatter):
     """Text or one JSON object a line, with the VM's id."""
@@ -30,8 +33,9 @@ class _Format(logging.Formatter):
         return json.dumps(entry)
 
 
-def configure(vm_id: str, level: str, log_format: str) -> None:
+def configure(vm_id: str, level: str, log_format: LogFormat) -> None:
     """Set up this process's logging."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Format(vm_id, log_format == "json"))
+    is_logrus = log_format == "logrus"
+    handler.setFormatter(LogrusFormatter(f"{vm_id}: ") if is_logrus else _Format(vm_id, log_format == "json"))
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)

@@ -4,7 +4,7 @@ The gateway offers DHCP, DNS and NTP and refuses everything else. An address of 
 stands for (the host alias to the host's loopback). The rest of the guest's subnet belongs to the virtual network and is
 never dialled on the host's, where the same numbers may mean another machine. Addresses that are no destination for a
 datagram from elsewhere (RFC 6890) are dropped, so that none reaches the host's loopback; link-local ones, where clouds
-keep their metadata, are refused. Everything else is carried to itself.
+keep their metadata, are refused unless the network may reach them. Everything else is carried to itself.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ class Policy:
     subnet: IPv4Network
     nat: dict[bytes, bytes]
     """Guest-side -> host-side address, 4 bytes each."""
+    link_local: bool = False
+    """Link-local addresses may be reached."""
 
     @classmethod
     def of(cls, network: Network) -> Policy:
         """Raises ValueError where the network's addresses are none."""
         nat = {pack_ipv4(guest_side): pack_ipv4(host_side) for guest_side, host_side in network.nat.items()}
-        return cls(pack_ipv4(network.gateway_ip), IPv4Network(network.subnet, strict=False), nat)
+        return cls(pack_ipv4(network.gateway_ip), IPv4Network(network.subnet, strict=False), nat, network.link_local)
 
     def decide(self, proto: int, dst: bytes, dport: int) -> Verdict:
         """The verdict for (IP protocol, 16-byte destination, port; 0 for ICMP)."""
@@ -63,6 +65,6 @@ class Policy:
             return Verdict(Action.DROP)
         if address in self.subnet:
             return Verdict(Action.UNREACHABLE)
-        if address in _LINK_LOCAL:
+        if address in _LINK_LOCAL and not self.link_local:
             return Verdict(Action.REFUSE)
         return Verdict(Action.CARRY, dst, dport)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from proto.errors import RequestFailed
 from proto.messages import AttachLink
 from supervisor.attach.kinds import MAX_SHORT_MTU
 from supervisor.attach.link import SocketLink
 from supervisor.attach.listener import Attachment, prepare
-from supervisor.endpoints import bound_endpoint
+from supervisor.endpoints import StreamEndpoint, TcpEndpoint, bound_endpoint
+from supervisor.forwards.sockets import overlap
 from supervisor.networks import Network
 
 MAX_FIRST_BYTES = 262144
@@ -19,11 +20,18 @@ MAX_FIRST_BYTES = 262144
 
 
 class HttpAttach:
-    """Makes VMs of connections; `take` is a handler of `supervisor.handover`."""
+    """Makes VMs of connections; `take` is a handler of `supervisor.handover`. Not of connections to `closed_at`: there
+    it is as if there were no ``/connect``."""
 
-    def __init__(self, networks: Mapping[str, Network], attach: Callable[[Network, Attachment], None]) -> None:
+    def __init__(
+        self,
+        networks: Mapping[str, Network],
+        attach: Callable[[Network, Attachment], object],
+        closed_at: Sequence[StreamEndpoint] = (),
+    ) -> None:
         self._networks = networks
         self._attach = attach
+        self._closed_at = closed_at
 
     def take(self, message: AttachLink, fd: int) -> None:
         """Attach a VM. Raises RequestFailed."""
@@ -39,9 +47,19 @@ class HttpAttach:
         sock = socket.socket(fileno=os.dup(fd))
         try:
             peer, _ = prepare(sock, sock.getpeername())
-            listener = str(bound_endpoint(sock))
+            listener = bound_endpoint(sock)
         except OSError as error:
             sock.close()
             raise RequestFailed.because("unavailable", f"the connection is gone: {error}") from error
-        attachment = Attachment(SocketLink(sock), "http", message.framing, listener, peer, message.first_bytes)
+        if any(_is_at(listener, closed) for closed in self._closed_at):
+            sock.close()
+            raise RequestFailed.because("not-found", "404 page not found")
+        attachment = Attachment(SocketLink(sock), "http", message.framing, str(listener), peer, message.first_bytes)
         self._attach(network, attachment)
+
+
+def _is_at(local: StreamEndpoint, bound: StreamEndpoint) -> bool:
+    """Whether a connection with that local end came by a socket bound there."""
+    if isinstance(local, TcpEndpoint) and isinstance(bound, TcpEndpoint):
+        return local.port == bound.port and overlap(local.host, bound.host)
+    return local == bound

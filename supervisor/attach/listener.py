@@ -60,6 +60,8 @@ class Host:
     attach: Callable[[Attachment], None]
     mtu: int
     mac_of_uuid: Callable[[str], str]
+    on_error: Callable[[], None] = lambda: None
+    """VMs cannot attach, for now."""
 
 
 class Listener(abc.ABC):
@@ -129,6 +131,8 @@ class AcceptingListener(Listener):
             return  # the client was gone before we came
         except OSError as error:
             log.error("cannot accept on %s: %s", self.endpoint, error)
+            if self._host is not None:
+                self._host.on_error()
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._sock)
             self._pause = loop.call_later(ACCEPT_PAUSE, loop.add_reader, self._sock, self._accept)

@@ -19,6 +19,8 @@ class Options:
     """Whose processes may attach; empty: whoever reaches the socket."""
     network: str = DEFAULT_NETWORK
     """That VMs which attach here are on."""
+    end_with_vm: bool = False
+    """The service ends when a VM that attached here is gone."""
 
 
 NO_OPTIONS = Options()
@@ -31,9 +33,16 @@ def _uids(text: str) -> frozenset[int]:
     return frozenset(map(int, uids))
 
 
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError(f"expected yes or no, got {text!r}")
+    return text == "yes"
+
+
 PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "allow-uid": ("allow_uid", _uids),
     "network": ("network", str),
+    "end-with-vm": ("end_with_vm", _yes_or_no),
 }
 """By the name an operator writes: the field, and what reads its value."""
 

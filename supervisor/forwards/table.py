@@ -13,7 +13,7 @@ import itertools
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
 from proto.errors import ChannelError, RequestFailed
@@ -28,6 +28,7 @@ from proto.messages import (
     RemoveForward,
     Unexpose,
 )
+from supervisor.errors import StartError
 from supervisor.forwards.addresses import GuestAddress, parse_local, parse_remote
 from supervisor.forwards.sockets import KINDS, bind, bind_unix, bound_name, holder, overlap, unlink_socket
 from supervisor.forwards.ssh import SshForward
@@ -100,9 +101,21 @@ class Forwards:
         entries = sorted(self._entries.values(), key=lambda entry: (entry.forward.local, entry.protocol))
         return tuple(map(_described, entries))
 
+    async def open_configured(self, wanted: Iterable[Expose]) -> None:
+        """Open the forwards that are there at every start. Raises StartError when one cannot be opened."""
+        for asked in wanted:
+            try:
+                await self._open(asked)
+            except RequestFailed as error:
+                if error.failure.detail:
+                    log.error("%s: %s", error.failure.message, error.failure.detail)
+                raise StartError(f"cannot add network services: {error.failure.message}") from error
+
     async def restore(self) -> None:
         """Open the forwards of an earlier run; one that cannot be opened is logged, and tried again at the next."""
         for forward in self._state.forwards():
+            if (forward.protocol, forward.local) in self._entries:
+                continue  # configured by now
             try:
                 await self._open(
                     Expose(forward.local, forward.remote, forward.protocol, forward.network, forward.vm, forward.source)

@@ -6,28 +6,33 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from cli import main
+from cli.main import moorage
 
 
 def test_version_prints_the_version() -> None:
-    result = CliRunner().invoke(main, ["version"])
+    result = CliRunner().invoke(moorage, ["version"])
     assert (result.exit_code, result.output) == (0, f"moorage {metadata.version('moorage')}\n")
 
 
 def test_help_names_the_commands() -> None:
-    result = CliRunner().invoke(main, ["--help"])
+    result = CliRunner().invoke(moorage, ["--help"])
     assert result.exit_code == 0
     assert "serve" in result.output
 
 
 def test_an_unknown_command_ends_with_2() -> None:
-    result = CliRunner().invoke(main, ["dance"])
+    result = CliRunner().invoke(moorage, ["dance"])
     assert result.exit_code == 2
     assert "dance" in result.output
 
 
 @pytest.mark.parametrize(
-    ("command", "package", "option"), [("serve", "supervisor", "--listen"), ("agent", "agent", "--stop-if-exist")]
+    ("command", "package", "option"),
+    [
+        ("serve", "supervisor", "--listen"),
+        ("agent", "agent", "--stop-if-exist"),
+        ("gvproxy", "supervisor", "Usage of gvproxy:"),
+    ],
 )
 def test_a_command_hands_its_arguments_to_its_package_whatever_lies_around(
     command: str, package: str, option: str, tmp_path: Path
@@ -39,5 +44,20 @@ def test_a_command_hands_its_arguments_to_its_package_whatever_lies_around(
     argv = [sys.executable, "-P", "-m", "cli", command, "--help"]
     ended = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 0, ended.stderr
-    assert option in ended.stdout
+    assert option in ended.stdout + ended.stderr
     assert "decoy" not in ended.stdout
+
+
+def test_under_the_name_gvproxy_it_is_gvproxy(tmp_path: Path) -> None:
+    link = tmp_path / "gvproxy"
+    link.symlink_to(Path(sys.executable).with_name("moorage"))
+    ended = subprocess.run([link, "-version"], capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("gvproxy version ")
+
+
+def test_gvproxys_arguments_reach_it_untouched() -> None:
+    argv = [sys.executable, "-P", "-m", "cli", "gvproxy", "-listen=x", "-debug", "-version=0", "-nope"]
+    ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("flag provided but not defined: -nope\nUsage of gvproxy:\n")

@@ -56,9 +56,9 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("log-level: loud", "log-level: .*'debug'.*got 'loud'"),
         ("networks: {lab: {mtu: 5}}", "networks.lab.mtu: .*greater than or equal to 576; got 5"),
         ("networks: {lab: {mode: open}}", "networks.lab.mode: .*'shared' or 'isolated'; got 'open'"),
-        ("networks: {lab: {subnett: 1}}", "networks.lab.subnett: unknown key; expected one of subnet, mtu, mode"),
+        ("networks: {lab: {subnett: 1}}", "networks.lab.subnett: unknown key; expected one of subnet, gateway-ip"),
         ("networks: {A_b: {}}", "networks.A_b: expected a network's name of lower-case letters.*got 'A_b'"),
-        ("dns: {zone: []}", "dns.zone: unknown key; expected one of zones, search-domains, upstreams"),
+        ("dns: {zone: []}", "dns.zone: unknown key; expected one of zones, own-zones"),
         ("dns: {zones: [{nam: x}]}", "dns.zones.name?: .*required"),
         ("dns: {zones: [{name: x., nam: x}]}", "dns.zones.nam: unknown key; expected one of name, records, default-ip"),
         ("dns: {zones: [{name: x., default-ip: x}]}", "dns.zones: invalid IP address: x"),
@@ -70,7 +70,7 @@ def test_flags_go_before_the_file(tmp_path: Path) -> None:
         ("dhcp-static-leases: {x: '5a:94:ef:e4:0c:ee'}", "dhcp-static-leases.x: .*IPv4 address"),
         ("dhcp-static-leases: {10.0.0.2: x}", "dhcp-static-leases.10.0.0.2: expected a unicast MAC such as"),
         ("network: [lab]", "network: expected NAME=SUBNET such as lab=10.1.0.0/24; got 'lab'"),
-        ("mtuu: 7", "mtuu: unknown key; expected one of listen, api, mtu"),
+        ("mtuu: 7", "mtuu: unknown key; expected one of listen, api, services"),
         ("- a", "expected keys and values, got list"),
         ("a: [", "expected YAML"),
     ],
@@ -170,3 +170,39 @@ networks:
         {IPv4Address("192.168.127.9"): "5a:94:ef:e4:0c:ef"},
         {},
     ]
+
+
+def test_a_networks_addresses_can_be_chosen_and_its_nat_follows_the_host_address(tmp_path: Path) -> None:
+    text = "networks: {lab: {subnet: 10.1.0.0/24, gateway-ip: 10.1.0.254, host-ip: 10.1.0.253}}"
+    lab = load({}, write(tmp_path, text)).all_networks()["lab"]
+    assert (str(lab.gateway_ip), str(lab.host_ip)) == ("10.1.0.254", "10.1.0.253")
+    assert lab.nat == {lab.host_ip: IPv4Address("127.0.0.1")}
+
+
+@pytest.mark.parametrize(
+    ("keys", "error"),
+    [
+        ("gateway-ip: 10.9.0.1", "networks.lab.gateway-ip: expected an address of 10.1.0.0/24; got 10.9.0.1"),
+        ("host-ip: 10.1.0.255", "networks.lab.host-ip: expected an address of 10.1.0.0/24; got 10.1.0.255"),
+        ("host-ip: 10.1.0.1", "networks.lab.host-ip: expected another address than the gateway's; got 10.1.0.1"),
+    ],
+)
+def test_addresses_that_cannot_be_are_refused(tmp_path: Path, keys: str, error: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load({}, write(tmp_path, f"networks: {{lab: {{subnet: 10.1.0.0/24, {keys}}}}}"))
+    assert str(refused.value) == error
+
+
+def test_forwards_notification_and_services_are_settings_too(tmp_path: Path) -> None:
+    text = """
+forwards: [{local: ":8080", remote: "web:80"}, {local: /run/s, remote: "tcp://web:80", protocol: unix}]
+notification: unix:///run/told
+services: [tcp://127.0.0.1:1]
+"""
+    settings = load({}, write(tmp_path, text))
+    assert [(forward.local, forward.protocol) for forward in settings.forwards] == [
+        (":8080", "tcp"),
+        ("/run/s", "unix"),
+    ]
+    assert settings.notification == UnixEndpoint("/run/told")
+    assert settings.services == (TcpEndpoint("127.0.0.1", 1),)

@@ -23,6 +23,7 @@ from proto.messages import (
     Zone,
     ZoneRecord,
 )
+from supervisor.errors import StartError
 from tests.supervisor.service_bed import MAC, OTHER_MAC, Host, connect, is_alive, play, running, until
 
 
@@ -308,5 +309,32 @@ def test_a_worker_that_hangs_delays_a_question_but_does_not_stop_it_and_ends_wit
             assert time.monotonic() - began < 2.0
         assert not is_alive(vm.worker_pid)
         await guest.close()
+
+    play(scenario)
+
+
+def test_configured_forwards_are_there_at_every_start_and_no_state() -> None:
+    async def scenario(directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            local = f"127.0.0.1:{probe.getsockname()[1]}"
+        configured = {"forwards": [{"local": local, "remote": "192.168.127.2:22"}]}
+        for _ in range(2):
+            async with running(directory, **configured) as host:
+                assert [forward.local for forward in await host.forwards()] == [local]
+        async with running(directory) as host:
+            assert not await host.forwards()
+
+    play(scenario)
+
+
+def test_a_configured_forward_that_cannot_be_is_why_it_does_not_start() -> None:
+    async def scenario(directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as holder:
+            local = f"127.0.0.1:{holder.getsockname()[1]}"
+            with pytest.raises(StartError) as refused:
+                async with running(directory, forwards=[{"local": local, "remote": "192.168.127.2:22"}]):
+                    pass
+        reason = f"listen tcp {local}: bind: address already in use"
+        assert str(refused.value) == f"cannot add network services: {reason}"
 
     play(scenario)

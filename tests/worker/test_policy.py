@@ -69,3 +69,10 @@ def test_everything_else_is_carried_to_itself() -> None:
 
 def test_addresses_of_another_family_are_dropped() -> None:
     assert POLICY.decide(TCP, bytes(15) + b"\1", 80).action is Action.DROP
+
+
+def test_link_local_addresses_are_reached_only_where_the_network_may() -> None:
+    metadata = wide("169.254.169.254")
+    assert POLICY.decide(TCP, metadata, 80).action is Action.REFUSE
+    allowed = Policy.of(replace(NETWORK, link_local=True))
+    assert allowed.decide(TCP, metadata, 80).action is Action.CARRY

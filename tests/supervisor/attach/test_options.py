@@ -18,6 +18,12 @@ def test_vms_are_on_the_default_network_unless_it_says_otherwise() -> None:
     assert parse_options(["network=lab", "allow-uid=0"]) == Options(frozenset({0}), "lab")
 
 
+def test_the_service_ends_with_a_vm_where_it_says_so() -> None:
+    assert not parse_options([]).end_with_vm
+    assert not parse_options(["end-with-vm=no"]).end_with_vm
+    assert parse_options(["end-with-vm=yes"]).end_with_vm
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [

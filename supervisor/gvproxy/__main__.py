@@ -1,0 +1,140 @@
+"""``python -m supervisor.gvproxy``: the service with gvproxy's command line and manners.
+
+It keeps nothing between two runs: its directories are its own, and go with it. Exit status as gvproxy's: 0 for every
+end of a service that was started, also one that could not listen; 1 for a configuration that cannot be; 2 for flags
+that are none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging.config
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+from supervisor import logs
+from supervisor.errors import ConfigError, StartError
+from supervisor.gvproxy import yaml_file
+from supervisor.gvproxy.command_line import FLAGS
+from supervisor.gvproxy.go_flags import FlagError, HelpAsked, parse, usage
+from supervisor.gvproxy.plan import LOG_FORMAT, Plan, make
+from supervisor.limits import raise_open_files
+from supervisor.service import Service
+
+COMMAND = "gvproxy"
+
+log = logging.getLogger(COMMAND)
+
+
+def main() -> NoReturn:
+    """Be gvproxy."""
+    flags = _flags()
+    if flags["version"]:
+        print(_version())
+        sys.exit(0)
+    _log_at("info")
+    try:
+        file = yaml_file.read(Path(flags["config"])) if flags["config"] else None
+        _log_to(flags["log-file"] or (file.log_file if file else ""))
+        plan = make(flags, file)
+        reason = _run(plan)
+    except ConfigError as error:
+        log.critical("%s", error)
+        sys.exit(1)
+    except StartError as error:
+        reason = str(error)
+    log.error("gvproxy exiting: %s", reason)
+    sys.exit(0)
+
+
+def _flags() -> dict[str, Any]:
+    try:
+        return parse(FLAGS, sys.argv[1:])
+    except HelpAsked:
+        print(usage(COMMAND, FLAGS), file=sys.stderr)
+        sys.exit(0)
+    except FlagError as error:
+        print(f"{error}\n{usage(COMMAND, FLAGS)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version() -> str:
+    return f"gvproxy version v{metadata.version('moorage')} (Moorage)"
+
+
+def _log_at(level: str) -> None:
+    logging.config.dictConfig(logs.config(level, LOG_FORMAT))
+
+
+def _log_to(path: str) -> None:
+    """Standard error, and so the log of every process of the service, goes to a file. Raises ConfigError."""
+    if not path:
+        return
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        reason = f"open {path}: {(error.strerror or str(error)).lower()}"
+        raise ConfigError(f"unable to open log file {path}: {reason}") from error
+    os.dup2(fd, sys.stderr.fileno())
+    os.close(fd)
+
+
+def _run(plan: Plan) -> str:
+    """Why it ended. Raises ConfigError and StartError."""
+    with tempfile.TemporaryDirectory(prefix="gvproxy-") as directory:
+        settings = plan.settings(Path(directory))
+        service = Service(settings)
+        _log_at(settings.log_level)
+        log.info("%s", _version())
+        for warning in plan.warnings:
+            log.warning("%s", warning)
+        raise_open_files()
+        with _pid_file(plan.pid_file):
+            os.umask(0o077)
+            return asyncio.run(_serve(service, plan))
+
+
+async def _serve(service: Service, plan: Plan) -> str:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signum != signal.SIGHUP or signal.getsignal(signum) != signal.SIG_IGN:  # nohup(1)
+            loop.add_signal_handler(signum, stop.set)
+
+    def announce(_: str) -> None:
+        log.info("waiting for clients...")
+        for url in plan.listening:
+            log.info("listening %s", url)
+        if plan.services:
+            log.info("enabling services API. Listening %s", plan.services)
+
+    await service.run(stop, announce)
+    return service.reason or "signal caught"
+
+
+@contextlib.contextmanager
+def _pid_file(path: str) -> Iterator[None]:
+    """The process id in a file for as long as the service runs. Raises StartError."""
+    if not path:
+        yield
+        return
+    file = Path(path)
+    try:
+        file.write_text(str(os.getpid()))
+    except OSError as error:
+        raise StartError(f"open {path}: {(error.strerror or str(error)).lower()}") from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,252 @@
+"""From gvproxy's flags and file to the service's settings.
+
+Flags go before the file, except for the subnet and its addresses, where the file goes first. Without a file there are
+two DNS zones, the host's search domains, an SSH port and an address kept for the VM; with one, only what it says.
+Raises ConfigError with gvproxy's sentences; what gvproxy would take and Moorage cannot do is refused with its own.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from proto.messages import LogFormat
+from supervisor.attach.kinds import KINDS, ListenerSpec
+from supervisor.attach.options import Options
+from supervisor.config import Settings, load
+from supervisor.endpoints import StreamEndpoint, parse_endpoint
+from supervisor.errors import ConfigError, StartError
+from supervisor.gvproxy.addresses import Addresses, choose
+from supervisor.gvproxy.command_line import SSH_PORT
+from supervisor.gvproxy.yaml_file import ConfigFile, SshForward
+
+DEVICE_MAC = "5a:94:ef:e4:0c:ee"
+DEVICE_UUID = "c3d68012-0208-11ea-9fd7-f2189899ab08"
+NO_SSH_PORT = -1
+LEVELS = {
+    **dict.fromkeys(("panic", "fatal", "error"), "error"),
+    **dict.fromkeys(("warn", "warning"), "warning"),
+    "info": "info",
+    **dict.fromkeys(("debug", "trace"), "debug"),
+}
+"""logrus's, and ours."""
+LOG_FORMAT: LogFormat = "logrus"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be run."""
+
+    values: dict[str, Any]
+    """Of `Settings`, all but its directories."""
+    pid_file: str
+    listening: tuple[str, ...]
+    """Where the API listens, as asked for."""
+    services: str
+    warnings: list[str] = field(default_factory=list)
+
+    def settings(self, directory: Path) -> Settings:
+        """With everything that is kept in a directory of the run's own. Raises ConfigError."""
+        return load({**self.values, "runtime-dir": directory / "run", "state-dir": directory / "state"}, None)
+
+
+def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
+    """The plan of a command line and a file. Raises ConfigError, and StartError where gvproxy would have started."""
+    given = file or ConfigFile()
+    addresses = choose(
+        given.stack.subnet or flags["subnet"],
+        given.stack.gateway_ip or flags["gatewayIP"],
+        given.stack.device_ip or flags["deviceIP"],
+        given.stack.host_ip or flags["hostIP"],
+    )
+    warnings: list[str] = []
+    if flags["pcap"] or given.stack.capture_file:
+        raise ConfigError("-pcap: Moorage does not capture all traffic to a file")
+    listeners = _listeners(flags, given)
+    addressed = flags["listen"] or list(given.listen)
+    services = flags["services"] or given.services
+    is_debug = flags["debug"] or given.stack.debug
+    if is_debug:
+        warnings.append("-debug: there are no packet dumps and no /debug/pprof here; see /v1/vms and /metrics")
+    values: dict[str, Any] = {
+        "listen": (*listeners, *map(_vsock, filter(_is_vsock, addressed))),
+        "api": tuple(_api(url) for url in addressed if not _is_vsock(url)),
+        "services": (_api(services),) if services else (),
+        "forwards": [*_ports(flags, file, addresses, warnings), *_ssh_forwards(flags, given, addresses)],
+        "networks": {"default": _network(given, addresses, flags, file is not None)},
+        "vpnkit-uuid-macs": given.stack.uuid_macs if file else {DEVICE_UUID: DEVICE_MAC},
+        "log-level": "debug" if is_debug else _level(given.log_level, warnings),
+        "log-format": LOG_FORMAT,
+    }
+    if notification := _notification(flags["notification"], given.notification):
+        values["notification"] = notification
+    pid_file = flags["pid-file"] or given.pid_file
+    return Plan(values, pid_file, tuple(addressed), services, warnings)
+
+
+def _level(name: str, warnings: list[str]) -> str:
+    if name.lower() not in LEVELS:
+        warnings.append(f"not a valid log level: {name}; it is info")
+    return LEVELS.get(name.lower(), "info")
+
+
+# --- where VMs attach
+
+
+def _listeners(flags: Mapping[str, Any], given: ConfigFile) -> list[ListenerSpec]:
+    asked = {
+        name: flags[f"listen-{name}"] or getattr(given.interfaces, name)
+        for name in ("qemu", "bess", "vfkit", "vpnkit", "stdio")
+    }
+    for name, scheme in (("qemu", "unix"), ("bess", "unixpacket"), ("vfkit", "unixgram")):
+        url = urlsplit(asked[name])
+        if name != "qemu" and asked[name] and url.scheme != scheme:
+            raise ConfigError(f"{name} listen address must be {scheme}:// address")
+        if url.scheme == scheme and os.path.lexists(url.path):
+            raise ConfigError(f'"{url.path}" already exists')
+    for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
+        if asked[one] and asked[other]:
+            raise ConfigError(f"cannot use {one} and {other} protocol at the same time")
+    return [
+        _listener(kind, "" if kind == "stdio" else asked[name], Options(end_with_vm=name in ("qemu", "bess", "stdio")))
+        for name, kind in (
+            *(("vpnkit", "hyperkit"), ("qemu", "qemu"), ("bess", "bess")),
+            *(("vfkit", "vfkit"), ("stdio", "stdio")),
+        )
+        if asked[name]
+    ]
+
+
+def _listener(kind: str, url: str, options: Options) -> ListenerSpec:
+    try:
+        endpoint = parse_endpoint(_with_host(url), KINDS[kind].forms)
+    except ValueError as error:
+        raise ConfigError(f"-listen-{kind}: {error}") from error
+    return ListenerSpec(kind, endpoint, options)
+
+
+def _is_vsock(url: str) -> bool:
+    return url.startswith("vsock://")
+
+
+def _vsock(url: str) -> ListenerSpec:
+    """For VMs that ask for ``/connect``. The API itself is at port 80 of the gateway."""
+    return _listener("vsock", f"vsock://{url.removeprefix('vsock://').partition('/')[0]}", Options())
+
+
+# --- the API
+
+
+def _api(url: str) -> StreamEndpoint:
+    scheme = urlsplit(url).scheme
+    if scheme == "unixpacket":
+        raise ConfigError(f"cannot listen on {url}: the API is a stream, so give unix:// instead of unixpacket://")
+    if scheme not in ("unix", "tcp"):
+        raise StartError("unexpected scheme")
+    try:
+        endpoint = parse_endpoint(_with_host(url))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    assert isinstance(endpoint, StreamEndpoint), endpoint
+    return endpoint
+
+
+def _with_host(url: str) -> str:
+    """Go listens on every address where none is given."""
+    host = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
+    return url.replace("tcp://:", f"tcp://{host}:", 1) if url.startswith("tcp://:") else url
+
+
+def _notification(flag: str, path: str) -> str:
+    if flag and urlsplit(flag).scheme != "unix":
+        raise ConfigError("notification listen address must be unix:// address")
+    return flag or (f"unix://{os.path.abspath(path)}" if path and "://" not in path else path)
+
+
+# --- forwards
+
+
+def _ports(
+    flags: Mapping[str, Any], file: ConfigFile | None, addresses: Addresses, warnings: list[str]
+) -> list[dict[str, str]]:
+    port = flags["ssh-port"]
+    if file is not None:
+        if port != SSH_PORT:
+            warnings.append("-ssh-port is ignored with -config; see stack.forwards")
+        return [_port_forward(local, remote) for local, remote in file.stack.forwards.items()]
+    if port == NO_SSH_PORT:
+        return []
+    if not 1024 <= port <= 65535:
+        raise ConfigError("ssh-port value must be between 1024 and 65535")
+    return [_port_forward(f"127.0.0.1:{port}", f"{addresses.device}:22")]
+
+
+def _port_forward(local: str, remote: str) -> dict[str, str]:
+    protocol = "udp" if local.startswith("udp:") else "tcp"
+    return {"local": local.removeprefix("udp:"), "remote": remote, "protocol": protocol}
+
+
+def _ssh_forwards(flags: Mapping[str, Any], given: ConfigFile, addresses: Addresses) -> list[dict[str, str]]:
+    columns = [flags[f"forward-{name}"] for name in ("sock", "dest", "user", "identity")]
+    if len(set(map(len, columns))) > 1:
+        raise ConfigError(
+            "-forward-sock, -forward-dest, -forward-user, -forward-identity: expected equally many of each"
+        )
+    rows = (SshForward(socket=row[0], dest=row[1], user=row[2], identity=row[3]) for row in zip(*columns, strict=True))
+    return [_ssh_forward(row, addresses) for row in (*given.forwards, *rows)]
+
+
+def _ssh_forward(row: SshForward, addresses: Addresses) -> dict[str, str]:
+    url = urlsplit(row.socket)
+    if url.scheme == "npipe":
+        raise ConfigError(f"{row.socket}: named pipes are not supported by this platform")
+    if url.scheme not in ("", "unix"):
+        raise ConfigError(f"{row.socket}: expected unix:///PATH or a path")
+    try:
+        os.stat(row.identity)
+    except OSError as error:
+        reason = f"stat {row.identity}: {(error.strerror or str(error)).lower()}"
+        raise ConfigError(f'identity file "{row.identity}" can\'t be loaded: {reason}') from error
+    key = quote(os.path.abspath(row.identity))
+    remote = f"ssh-tunnel://{quote(row.user)}@{addresses.device}:22{quote(row.dest)}?key={key}"
+    return {"local": url.path, "remote": remote, "protocol": "unix"}
+
+
+# --- the network
+
+
+def _network(given: ConfigFile, addresses: Addresses, flags: Mapping[str, Any], has_file: bool) -> dict[str, Any]:
+    stack = given.stack
+    mtu = flags["mtu"] or stack.mtu
+    if mtu < 0:
+        raise StartError("mtu is out of range")
+    known = {str(addresses.gateway), str(addresses.host), *stack.nat}
+    for address in stack.virtual_ips:
+        if address not in known:
+            raise ConfigError(f"stack.gatewayVirtualIPs: {address} leads nowhere; say where in stack.nat")
+    network: dict[str, Any] = {
+        "subnet": str(addresses.subnet),
+        "gateway-ip": addresses.gateway,
+        "host-ip": addresses.host,
+        "nat": stack.nat or None,
+        "link-local": flags["ec2-metadata-access"] or given.ec2_metadata_access or stack.ec2_metadata_access,
+        "dhcp-static-leases": stack.static_leases if has_file else {addresses.device: DEVICE_MAC},
+        "dns": {
+            "own-zones": not has_file,
+            "zones": [
+                {
+                    "name": zone.name,
+                    "records": [record.model_dump() for record in zone.records],
+                    "default-ip": zone.default_ip,
+                }
+                for zone in stack.dns
+            ],
+            "search-domains": stack.search_domains if has_file else None,
+        },
+    }
+    return network | ({"mtu": mtu} if mtu else {}) | ({"gateway-mac": stack.gateway_mac} if stack.gateway_mac else {})

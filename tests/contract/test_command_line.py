@@ -1,0 +1,291 @@
+"""gvproxy's command line, line by line of what it does (containers/gvisor-tap-vsock 3405fe5c)."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from supervisor.errors import ConfigError
+from supervisor.gvproxy.command_line import FLAGS
+from supervisor.gvproxy.go_flags import parse
+from supervisor.gvproxy.plan import make
+from supervisor.gvproxy.yaml_file import read
+from tests.guests.gvproxy import READY, Gvproxy
+from tests.guests.host import make_host
+from tests.guests.namespace import Namespace
+from tests.guests.service import MOORAGE
+
+pytestmark = pytest.mark.guest
+
+NO_SSH = ("-ssh-port", "-1")
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Namespace]:
+    with make_host() as host:
+        yield host
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    """One that ends by itself."""
+    return subprocess.run([MOORAGE, "gvproxy", *flags], capture_output=True, text=True, timeout=30, check=False)
+
+
+def fatal(*flags: str) -> str:
+    """What it says of a configuration that cannot be; how it says it is the business of one test of its own."""
+    values = parse(FLAGS, flags)
+    try:
+        plan = make(values, read(Path(values["config"])) if values["config"] else None)
+        plan.settings(Path("/tmp"))
+    except ConfigError as refused:
+        return str(refused)
+    raise AssertionError("nothing is wrong with it")
+
+
+# --- flags
+
+
+def test_version_goes_to_standard_output_with_status_0() -> None:
+    """`-version`: stdout `gvproxy version vX`, exit 0."""
+    ended = run("-version")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert re.fullmatch(r"gvproxy version v\S+ \(Moorage\)\n", ended.stdout)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_is_the_usage_on_standard_error_with_status_0(flag: str) -> None:
+    """`-h`: usage on stderr, exit 0."""
+    ended = run(flag)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    assert ended.stderr.startswith("Usage of gvproxy:\n")
+    for name in (
+        *("config", "listen", "services", "listen-vpnkit", "listen-qemu", "listen-bess", "listen-vfkit", "version"),
+        *("listen-stdio", "debug", "mtu", "ssh-port", "subnet", "gatewayIP", "deviceIP", "hostIP", "notification"),
+        *("forward-sock", "forward-dest", "forward-user", "forward-identity", "pid-file", "log-file", "pcap"),
+        "ec2-metadata-access",
+    ):
+        assert f"\n  -{name}" in ended.stderr
+
+
+def test_a_flag_that_is_none_is_gos_message_the_usage_and_status_2() -> None:
+    """2 for bad flags"""
+    ended = run("-debug", "--nope=1", "-version")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("flag provided but not defined: -nope\nUsage of gvproxy:\n")
+
+
+def test_the_first_word_that_is_no_flag_silently_ends_parsing() -> None:
+    """the first non-flag word silently ends parsing"""
+    assert run("-debug", "--version", "true", "-nope").stdout.startswith("gvproxy version ")
+
+
+# --- checks before start
+
+
+def test_a_configuration_that_cannot_be_is_one_line_of_level_fatal_with_status_1(tmp_path: Path) -> None:
+    """Checks before start (fatal, exit 1, message after `level=fatal msg=`)"""
+    (tmp_path / "s").touch()
+    ended = run("-listen-qemu", f"unix://{tmp_path}/s")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert re.fullmatch(rf'time="[^"]*" level=fatal msg="\\"{tmp_path}/s\\" already exists"\n', ended.stderr)
+
+
+@pytest.mark.parametrize(
+    ("flag", "url"),
+    [
+        ("-listen-qemu", "unix://PATH"),
+        ("-listen-bess", "unixpacket://PATH"),
+        ("-listen-vfkit", "unixgram://PATH"),
+    ],
+)
+def test_a_path_that_exists_is_fatal(flag: str, url: str, tmp_path: Path) -> None:
+    """qemu unix path / bess / vfkit path exists => `"PATH" already exists`"""
+    (tmp_path / "s").touch()
+    assert fatal(flag, url.replace("PATH", str(tmp_path / "s"))) == f'"{tmp_path}/s" already exists'
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("-listen-bess", "unix:///tmp/none"), "bess listen address must be unixpacket:// address"),
+        (("-listen-vfkit", "unix:///tmp/none"), "vfkit listen address must be unixgram:// address"),
+        (("-notification", "/tmp/none"), "notification listen address must be unix:// address"),
+        (
+            ("-listen-qemu", "unix:///tmp/none", "-listen-vpnkit", "unix:///tmp/no"),
+            "cannot use qemu and vpnkit protocol at the same time",
+        ),
+        (
+            ("-listen-bess", "unixpacket:///tmp/none", "-listen-vpnkit", "unix:///tmp/no"),
+            "cannot use bess and vpnkit protocol at the same time",
+        ),
+        (
+            ("-listen-qemu", "unix:///tmp/none", "-listen-bess", "unixpacket:///tmp/no"),
+            "cannot use qemu and bess protocol at the same time",
+        ),
+        (("-ssh-port", "80"), "ssh-port value must be between 1024 and 65535"),
+        (("-ssh-port", "65536"), "ssh-port value must be between 1024 and 65535"),
+        (("-ssh-port", "-2"), "ssh-port value must be between 1024 and 65535"),
+        (("-subnet", "junk"), "failed to parse subnet: invalid CIDR address: junk"),
+        (("-subnet", "fd00::/64"), "failed to parse subnet: invalid CIDR address: fd00::/64"),
+        (("-gatewayIP", "x"), "failed to validate configuration IPs: invalid IP address: x"),
+        (
+            ("-hostIP", "10.0.0.1"),
+            "failed to validate configuration IPs: IP (10.0.0.1) not in subnet (192.168.127.0/24)",
+        ),
+        (
+            ("-deviceIP", "192.168.127.0"),
+            "failed to validate configuration IPs: IP must not be address of subnet: 192.168.127.0",
+        ),
+        (
+            ("-deviceIP", "192.168.127.255"),
+            "failed to validate configuration IPs: IP must not be broadcast address: 192.168.127.255",
+        ),
+        (
+            ("-deviceIP", "192.168.127.1"),
+            "failed to validate configuration IPs: IP addresses need to be distinct",
+        ),
+        (
+            ("-forward-sock", "/a", "-forward-dest", "/b", "-forward-user", "u", "-forward-identity", "/none"),
+            'identity file "/none" can\'t be loaded: stat /none: no such file or directory',
+        ),
+        (("-config", "/none"), "failed to read config file: open /none: no such file or directory"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_fatal(flags: tuple[str, ...], text: str) -> None:
+    """Checks before start (fatal, exit 1, message after `level=fatal msg=`)"""
+    assert fatal(*flags) == text
+
+
+def test_a_subnet_without_room_is_fatal() -> None:
+    """`... subnet too small` (prefix longer than /29)"""
+    assert fatal("-subnet", "10.0.0.0/30").endswith("subnet too small")
+
+
+def test_forwards_over_ssh_need_all_four_flags_equally_often() -> None:
+    """forward-* count error"""
+    assert fatal("-forward-sock", "/a", "-forward-dest", "/b").startswith("-forward-sock, -forward-dest,")
+
+
+def test_a_log_file_that_cannot_be_opened_is_fatal(tmp_path: Path) -> None:
+    """`unable to open log file X`"""
+    ended = run("-log-file", f"{tmp_path}/no/log")
+    assert ended.returncode == 1
+    assert f'level=fatal msg="unable to open log file {tmp_path}/no/log' in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (
+            ("-forward-sock", "npipe:////./pipe/x", *("-forward-dest", "/b", "-forward-user", "u")),
+            "named pipes are not",
+        ),
+        (("-listen", "unixpacket:///tmp/none"), "give unix:// instead of unixpacket://"),
+        (("-mtu", "100"), "mtu"),
+        (("-mtu", "70000"), "mtu"),
+        (("-listen-qemu", "vsock://:1024"), "-listen-qemu: expected unix:///PATH or tcp://HOST:PORT"),
+    ],
+)
+def test_what_cannot_apply_is_refused_with_a_sentence(flags: tuple[str, ...], text: str) -> None:
+    """What cannot apply is refused with a sentence, never ignored in silence."""
+    more = ("-forward-identity", "/dev/null") if "-forward-user" in flags else ()
+    assert text in fatal(*flags, *more)
+
+
+# --- what the flags do
+
+
+def test_without_flags_it_has_gvproxys_defaults_and_listens_to_nothing_else(host: Namespace, tmp_path: Path) -> None:
+    """`-ssh-port` 2222: forwards 127.0.0.1:N to deviceIP:22; `-mtu` 0 => 1500; 192.168.127.0/24 / first / second / last
+    usable. No API but where `-listen` says."""
+    with Gvproxy(host, tmp_path, "-listen", "unix://DIR/api.sock") as running:
+        assert running.get("/services/forwarder/all") == [
+            {"local": "127.0.0.1:2222", "remote": "192.168.127.2:22", "protocol": "tcp"}
+        ]
+        (network,) = running.get("/v1/networks")["networks"]
+        assert (network["subnet"], network["mtu"]) == ("192.168.127.0/24", 1500)
+        assert (network["gateway_ip"], network["host_ip"]) == ("192.168.127.1", "192.168.127.254")
+        listening = host.run("ss", "-Hltun").stdout.splitlines()
+        assert [line.split()[4] for line in listening] == ["127.0.0.1:2222"]
+
+
+def test_the_addresses_are_the_flags(host: Namespace, tmp_path: Path) -> None:
+    """`-subnet` / `-gatewayIP` / `-deviceIP` / `-hostIP`; `-mtu N`; `-ssh-port N`"""
+    addresses = ("-subnet=10.5.0.0/16", "-gatewayIP=10.5.1.1", "-deviceIP=10.5.1.2", "-hostIP=10.5.1.3")
+    sockets = ("-listen", "unix://DIR/api.sock", "-listen-qemu", "unix://DIR/qemu.sock")
+    with Gvproxy(host, tmp_path, *addresses, *sockets, "-mtu=4000", "--ssh-port=2022") as running:
+        vm = running.attach()
+        assert vm.discover() == "10.5.1.2"
+        (network,) = running.get("/v1/networks")["networks"]
+        assert (network["subnet"], network["mtu"]) == ("10.5.0.0/16", 4000)
+        assert (network["gateway_ip"], network["host_ip"]) == ("10.5.1.1", "10.5.1.3")
+        (forward,) = running.get("/services/forwarder/all")
+        assert (forward["local"], forward["remote"]) == ("127.0.0.1:2022", "10.5.1.2:22")
+        (zone, _) = running.get("/services/dns/all")
+        assert [record["IP"] for record in zone["Records"]] == ["10.5.1.1", "10.5.1.3"]
+        vm.close()
+        assert running.ended() == 0
+
+
+def test_listen_serves_the_api_with_connect_and_services_without(host: Namespace, tmp_path: Path) -> None:
+    """`-listen URL` (repeat): control API incl. `/connect`; `-services URL`: same API without `/connect` and pprof"""
+    flags = ("-listen=unix://DIR/api.sock", "-listen=tcp://:7777", "-services", "unix://DIR/services.sock")
+    with Gvproxy(host, tmp_path, *flags, *NO_SSH) as running:
+        services = tmp_path / "services.sock"
+        for sock in (running.api, services):
+            assert running.request("GET", "/services/forwarder/all", sock=sock) == (200, "[]\n")
+        assert running.request("POST", "/connect", sock=services) == (404, "404 page not found\n")
+        with socket.socket(socket.AF_UNIX) as link:
+            link.connect(str(running.api))
+            link.sendall(b"POST /connect HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n")
+            link.settimeout(1)
+            with pytest.raises(TimeoutError):  # nothing is answered
+                link.recv(1)
+        fetched = host.run("curl", "-sS", "--max-time", "10", "http://127.0.0.1:7777/services/forwarder/all")
+        assert fetched.stdout == "[]\n", fetched.stderr
+        log = running.log_text()
+        assert "enabling services API. Listening unix://" in log
+        assert log.index(READY) < log.index('msg="listening unix://') < log.index("enabling services API")
+
+
+def test_a_listen_url_of_another_scheme_is_unexpected(tmp_path: Path) -> None:
+    """other => "unexpected scheme" (exit status 0, as of every run-time end)"""
+    ended = run("-listen", "http://127.0.0.1:1")
+    assert ended.returncode == 0
+    assert 'msg="gvproxy exiting: unexpected scheme"' in ended.stderr
+
+
+def test_a_negative_mtu_ends_it_with_status_0() -> None:
+    """negative => "mtu is out of range"; exit status 0 for bad mtu"""
+    ended = run("-mtu", "-1")
+    assert ended.returncode == 0
+    assert 'msg="gvproxy exiting: mtu is out of range"' in ended.stderr
+
+
+def test_debug_says_more_and_what_there_is_instead_of_pprof(host: Namespace, tmp_path: Path) -> None:
+    """`-debug`: level debug; packet dumps; pprof"""
+    with Gvproxy(host, tmp_path, "-debug", *NO_SSH) as running:
+        log = running.log_text()
+    assert "level=debug" in log
+    assert "there are no packet dumps and no /debug/pprof here" in log
+
+
+def test_a_socket_leads_into_the_vm_over_ssh(host: Namespace, tmp_path: Path) -> None:
+    """`-forward-sock`, `-forward-dest`, `-forward-user`, `-forward-identity`: host unix socket => guest unix socket
+    over SSH; local socket created first, mode 0600"""
+    (tmp_path / "id").touch()
+    flags = ("-forward-sock=DIR/s", "-forward-dest=/run/podman.sock", "-forward-user=core", "-forward-identity=DIR/id")
+    with Gvproxy(host, tmp_path, *flags, *NO_SSH, "-listen=unix://DIR/api.sock") as running:
+        (forward,) = running.get("/services/forwarder/all")
+        assert forward == {
+            "local": f"{tmp_path}/s",
+            "remote": f"ssh-tunnel://core@192.168.127.2:22/run/podman.sock?key={tmp_path}/id",
+            "protocol": "unix",
+        }
+        assert (tmp_path / "s").stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / "s").exists()
