@@ -6,7 +6,8 @@ Who speaks to whom (``docs/architecture.md`` has the picture):
   `ZygoteReady`, `Spawned`, `Exited`.
 - worker -> supervisor, over ZeroMQ: `Hello`, `LeaseRequest`, `LeaseRelease`, `GuestSeen`, `LinkClosed`, `WorkerStats`.
 - supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and over the worker's
-  SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`.
+  SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`. What concerns the other VMs of a
+  network is in `proto.switch`.
 - supervisor -> SSH carrier, over its SEQPACKET socket: `CarrySsh`; SSH carrier -> supervisor: `CallSshServer`.
 - API -> supervisor, over ZeroMQ: the requests of the last section; every one is answered by the class named in its
   docstring, or by `Failure`.

@@ -158,7 +158,7 @@ class Network:
             static = {str(ip): mac for ip, mac in self.spec.static_leases.items()}
             pool = LeasePool(self.name, self.spec.subnet, reserved, LEASE_TIME, self._is_attached, static)
             names = HostNames(pool, {"gateway": self.gateway_ip, "host": self.host_ip})
-            self._realms[owner] = Realm(pool, names, self._is_attached)
+            self._realms[owner] = Realm(pool, names, self.spec.gateway_mac, self._is_attached)
         return self._realms[owner]
 
     # --- names

@@ -27,9 +27,12 @@ class _Claim:
 class Realm:
     """Who has which address, by lease or by use, and which MAC. Times are Unix times, given by the caller."""
 
-    def __init__(self, leases: LeasePool, names: HostNames, is_attached: Callable[[str], bool]) -> None:
+    def __init__(
+        self, leases: LeasePool, names: HostNames, gateway_mac: str, is_attached: Callable[[str], bool]
+    ) -> None:
         self.leases = leases
         self.names = names
+        self._gateway_mac = gateway_mac
         self._is_attached = is_attached
         self._seen: dict[str, str] = {}
         """Address without a lease -> VM seen to use it."""
@@ -37,8 +40,8 @@ class Realm:
 
     def request_lease(self, asked: LeaseRequest, now: float) -> Lease:
         """Answer a guest. Raises RequestFailed as `LeasePool.request`, and ``conflict`` when another VM has the MAC."""
-        if self._is_anothers(asked.mac, asked.vm_id):
-            raise RequestFailed.because("conflict", f"MAC {asked.mac} belongs to {self._macs[asked.mac].vm_id}")
+        if owner := self._other_owner(asked.mac, asked.vm_id):
+            raise RequestFailed.because("conflict", f"MAC {asked.mac} belongs to {owner}")
         lease = self.leases.request(asked.vm_id, asked.mac, asked.requested_ip, asked.hostname, asked.commit, now)
         if asked.commit:
             self.names.claim(lease, now)
@@ -72,7 +75,7 @@ class Realm:
 
         A VM has one MAC at a time, and gives up the one before.
         """
-        if self._is_anothers(mac, vm_id):
+        if self._other_owner(mac, vm_id):
             return False
         held = self._mac_of(vm_id)
         if held == mac:
@@ -115,6 +118,9 @@ class Realm:
     def _mac_of(self, vm_id: str) -> str:
         return next((mac for mac, claim in self._macs.items() if claim.vm_id == vm_id), "")
 
-    def _is_anothers(self, mac: str, vm_id: str) -> bool:
+    def _other_owner(self, mac: str, vm_id: str) -> str:
+        """Who has a MAC, if not this VM; empty: nobody."""
+        if mac == self._gateway_mac:
+            return "the gateway"
         claim = self._macs.get(mac)
-        return claim is not None and claim.vm_id != vm_id and self._is_attached(claim.vm_id)
+        return claim.vm_id if claim is not None and claim.vm_id != vm_id and self._is_attached(claim.vm_id) else ""

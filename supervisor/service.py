@@ -35,6 +35,7 @@ from supervisor.notifications import Notifications
 from supervisor.paths import check_socket_paths, lock_dir, prepare_private_dir, runtime_dir, state_dir
 from supervisor.resolver import HostResolver, ResolverWatch
 from supervisor.state import State
+from supervisor.switch import Switch
 from supervisor.uuid_macs import UuidMacs
 from supervisor.vms import Vm, Vms, WorkerSettings
 from supervisor.worker_messages import WorkerMessages
@@ -129,6 +130,7 @@ class Service:
         stack.push_async_callback(zygote.close, PATIENCE)
 
         async def on_change() -> None:
+            await switch.settle()
             await forwards.settle()
             _stop_after_last(vms, listeners, stop)
 
@@ -159,9 +161,11 @@ class Service:
 
         forwards = Forwards(state, vms, find_vm, find_address, self._settings.forward_source, self._logging_env())
         stack.push_async_callback(forwards.close, PATIENCE)
+        switch = Switch(vms)
+        stack.push_async_callback(switch.close)
         stack.push_async_callback(vms.stop, PATIENCE)
         announcer = Announcer(vms.tell_networks)
-        worker_messages = WorkerMessages(vms, forwards, events, announcer)
+        worker_messages = WorkerMessages(vms, forwards, switch, events, announcer)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
         handover_path = self._runtime / "handover.sock"

@@ -27,8 +27,6 @@ from proto.errors import ChannelError, CodecError, RequestFailed
 from proto.events import VmAttached, VmDetached, WorkerRestarted
 from proto.fdpass import FdChannel
 from proto.messages import (
-    AddForward,
-    CallGuest,
     Failure,
     GetStats,
     LogFormat,
@@ -43,6 +41,8 @@ from supervisor.networks import Network
 
 STATUS_PATIENCE = 0.3
 """s from the end of a worker's channel to its exit status; both come at once when the process dies."""
+PASS_TIMEOUT = 2.0
+"""s for a worker to take a descriptor."""
 UPDATE_TIMEOUT = 2.0
 """s for a worker to take over a changed network."""
 MAX_WARNINGS = 16
@@ -210,11 +210,16 @@ class Vms:
         finally:
             asking.cancel()
 
-    async def pass_descriptor(self, vm: Vm, worker: Worker, message: AddForward | CallGuest, fd: int) -> bool:
-        """Give a worker a duplicate of `fd`; False: it cannot take it."""
+    async def tell(self, vm: Vm, message: Message) -> None:
+        """Send a worker what needs no answer, before any answer that is sent later; one that is gone misses it."""
+        with contextlib.suppress(ChannelError):
+            await self._responder.notify(vm.id.encode(), message)
+
+    async def pass_descriptor(self, vm: Vm, worker: Worker, message: Message, *fds: int) -> bool:
+        """Give a worker a message, and duplicates of `fds` with it; False: it cannot take it."""
         try:
             async with asyncio.timeout(PASS_TIMEOUT), worker.passing:
-                await worker.channel.asend(message, [fd])
+                await worker.channel.asend(message, fds)
         except TimeoutError:
             log.error("the worker of %s takes no descriptors; killed", vm.id)
             self.kill(worker)

@@ -14,6 +14,7 @@ from proto.events import GuestKnown
 from proto.messages import GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
 from supervisor.announcer import Announcer
 from supervisor.forwards.table import Forwards
+from supervisor.switch import Switch
 from supervisor.vms import Vm, Vms
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,12 @@ log = logging.getLogger(__name__)
 class WorkerMessages:
     """Dispatches by message type; `handle` is the responder's handler."""
 
-    def __init__(self, vms: Vms, forwards: Forwards, events: EventPublisher, announcer: Announcer) -> None:
+    def __init__(
+        self, vms: Vms, forwards: Forwards, switch: Switch, events: EventPublisher, announcer: Announcer
+    ) -> None:
         self._vms = vms
         self._forwards = forwards
+        self._switch = switch
         self._events = events
         self._announcer = announcer
         self._handlers: dict[type, Callable[[Vm, Any], Awaitable[Message | None]]] = {
@@ -57,6 +61,7 @@ class WorkerMessages:
             vm.ip = lease.ip
             log.info("%s has %s (%s)", vm.id, lease.ip, lease.mac)
             self._announcer.changed()
+            await self._switch.identify(vm)
             await self._forwards.settle()
         return lease
 
@@ -65,6 +70,7 @@ class WorkerMessages:
         if vm.ip == message.ip:
             vm.ip = ""
         self._announcer.changed()
+        await self._switch.identify(vm)
         await self._forwards.settle()
 
     async def _guest_seen(self, vm: Vm, message: GuestSeen) -> None:
@@ -73,13 +79,13 @@ class WorkerMessages:
             vm.warn_of(f"MAC {message.mac}")
             return
         self._know(vm, message.mac)
-        if not message.ip:
-            return
-        if not vm.network.see(vm.id, message.mac, message.ip, now):
+        may_use = not message.ip or vm.network.see(vm.id, message.mac, message.ip, now)
+        await self._switch.identify(vm)
+        if not may_use:
             vm.warn_of(message.ip)
-            return
-        vm.ip = message.ip
-        await self._forwards.settle()
+        elif message.ip:
+            vm.ip = message.ip
+            await self._forwards.settle()
 
     def _know(self, vm: Vm, mac: str) -> None:
         if vm.mac != mac:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import zmq
@@ -33,7 +33,8 @@ from proto.messages import (
     UpdateNetwork,
     WorkerStats,
 )
-from worker.addr import pack_ipv4, widen
+from proto.switch import AddPeer, JoinSwitch, RemovePeer, SetGuest
+from worker.addr import pack_ipv4, pack_mac, widen
 from worker.policy import TCP, UDP
 
 STATS_INTERVAL = 1.0
@@ -44,14 +45,18 @@ _PROTOCOLS = {"tcp": TCP, "udp": UDP}
 log = logging.getLogger(__name__)
 
 
-class Forwards(Protocol):
-    """What forwards need of `worker.engine.Engine`."""
+class Datapath(Protocol):
+    """What descriptors from the supervisor are for: of `worker.engine.Engine`."""
 
     def add_listener(
         self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
     ) -> None: ...
     def remove_listener(self, forward_id: int) -> None: ...
     def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes) -> None: ...
+    def join_switch(self, port_security: bool) -> None: ...
+    def set_guest(self, mac: bytes, addresses: Sequence[bytes]) -> None: ...
+    def add_peer(self, number: int, fd: int, mac: bytes, addresses: Sequence[bytes]) -> None: ...
+    def remove_peer(self, number: int) -> None: ...
 
 
 class Control:
@@ -62,7 +67,7 @@ class Control:
         vm_id: str,
         address: str,
         channel: FdChannel,
-        engine: Forwards,
+        engine: Datapath,
         counters: Callable[[], dict[str, int]],
         update_network: Callable[[Network], None],
         shutdown: Callable[[], None],
@@ -136,18 +141,26 @@ class Control:
                     self._engine.remove_listener(forward_id)
                 except KeyError as error:
                     raise RequestFailed.because("not-found", f"there is no forward {forward_id}") from error
+            case SetGuest(mac, ips):
+                self._set_guest(mac, ips)
             case Shutdown():
                 self._shutdown()
             case _:
                 raise RequestFailed.because("bad-request", f"a worker does not take {type(message).__name__}")
         return Empty()
 
+    def _set_guest(self, mac: str, ips: Sequence[str]) -> None:
+        try:
+            self._engine.set_guest(pack_mac(mac), _pack(ips))
+        except ValueError as error:
+            raise RequestFailed.because("bad-request", str(error)) from error
+
     async def _receive_descriptors(self) -> None:
-        """Take `AddForward` and `CallGuest` with their descriptors until the supervisor is gone."""
+        """Do what comes over the SEQPACKET socket, in its order, until the supervisor is gone."""
         while True:
             try:
                 message, fds = await self._channel.arecv()
-                await self._channel.asend(self._take_descriptor(message, fds))
+                await self._channel.asend(self._obey(message, fds))
             except CodecError as error:
                 log.warning("refused a message with descriptors: %s", error)
             except (EOFError, OSError):
@@ -155,27 +168,34 @@ class Control:
                 log.warning("the supervisor is gone; traffic goes on without it")
                 return
 
-    def _take_descriptor(self, message: Any, fds: list[int]) -> Empty | Failure:
-        """The engine's from now on; one that it refuses stays ours and is closed."""
-        name = type(message).__name__
+    def _obey(self, message: Any, fds: list[int]) -> Empty | Failure:
         try:
-            if not isinstance(message, AddForward | CallGuest) or len(fds) != 1:
-                return Failure("bad-request", f"a worker does not take {name} with {len(fds)} descriptors")
-            guest_ip = widen(pack_ipv4(message.guest_ip))
-            if isinstance(message, CallGuest):
-                self._engine.call_guest(fds[0], guest_ip, message.guest_port, message.first_bytes)
-            else:
-                proto, keep_source = _PROTOCOLS[message.protocol], message.source == "keep"
-                self._engine.add_listener(
-                    message.forward_id, fds[0], proto, guest_ip, message.guest_port, keep_source=keep_source
-                )
-            fds = []
-        except (ValueError, OSError) as error:
-            return Failure("bad-request", f"{name} refused: {error}")
-        finally:
+            self._hand_on(message, fds)
+        except (ValueError, KeyError, OSError) as error:
             for fd in fds:
                 os.close(fd)
+            return Failure("bad-request", f"{type(message).__name__} refused: {error}")
         return Empty()
+
+    def _hand_on(self, message: Any, fds: list[int]) -> None:
+        """Give the engine what is meant for it. On an exception the descriptors are still ours."""
+        match message, fds:
+            case AddForward(), [fd]:
+                guest_ip = widen(pack_ipv4(message.guest_ip))
+                proto, keep_source = _PROTOCOLS[message.protocol], message.source == "keep"
+                self._engine.add_listener(
+                    message.forward_id, fd, proto, guest_ip, message.guest_port, keep_source=keep_source
+                )
+            case CallGuest(guest_ip, guest_port, first_bytes), [fd]:
+                self._engine.call_guest(fd, widen(pack_ipv4(guest_ip)), guest_port, first_bytes)
+            case JoinSwitch(port_security), []:
+                self._engine.join_switch(port_security)
+            case AddPeer(number, mac, ips), [] | [_]:
+                self._engine.add_peer(number, fds[0] if fds else -1, pack_mac(mac), _pack(ips))
+            case RemovePeer(number), []:
+                self._engine.remove_peer(number)
+            case _:
+                raise ValueError(f"with {len(fds)} descriptors it is nothing for a worker")
 
     async def _report(self) -> None:
         """Statistics once a second, while they change and somebody is there to read them."""
@@ -186,3 +206,7 @@ class Control:
             if current != last:
                 last = current
                 await self._requester.notify(WorkerStats(self._vm_id, current))
+
+
+def _pack(ips: Sequence[str]) -> list[bytes]:
+    return [widen(pack_ipv4(ip)) for ip in ips]

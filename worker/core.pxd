@@ -2,9 +2,9 @@
 
 `link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts` (what is known of
 destinations), `icmp_errors`, `flow_table`, `segments`, `tcp_flows`, `tcp_opening`, `tcp_from_guest`, `tcp_to_guest` and
-`udp_flows` (flows and their host sockets), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream`,
-`link.messages` and `link.tap` (the kinds of link, both ways), `link.kinds` (which of them it is), `loop` (one turn),
-`engine` (the face to Python).
+`udp_flows` (flows and their host sockets), `switch` (frames to and from the other VMs of the network), `ip.reassembly`,
+`dispatch` (frames from the guest), `link.stream`, `link.messages` and `link.tap` (the kinds of link, both ways),
+`link.kinds` (which of them it is), `loop` (one turn), `engine` (the face to Python).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -41,6 +41,14 @@ cdef enum:
     MAX_TIME_WAIT = 1024
     FD_RESERVE = 64  # descriptors kept for control and DNS
     SCRATCH_SIZE = 65536
+    MAX_PEERS = 1024
+    MAX_MACS = 2048  # of all peers; the table has twice the slots
+    MAX_GUEST_IPS = 16  # that one VM may speak from to others
+    MAX_NOTES = 512  # pieces of a batch for peers, two iovecs each: all that one sendmsg takes
+    SWITCH_BATCH = 131072  # bytes of a datagram from worker to worker
+    SWITCH_PREFIX_LEN = 4  # before each frame in it: its length, big-endian
+    SWITCH_OFFLOADED = 0x01000000  # in that length: a virtio_net_hdr lies between it and the frame, and is part of it
+    INBOX_SIZE = 524288
 
 cdef enum LinkKind:
     LINK_STREAM = 0  # each frame behind its length
@@ -63,6 +71,7 @@ cdef enum Tag:
     TAG_UDP = 3
     TAG_LISTENER = 4
     TAG_LINK_OUT = 5
+    TAG_PEER = 6
 
 cdef enum FlowKind:
     FLOW_TCP = 6
@@ -238,6 +247,85 @@ cdef struct Datagram:
     uint64_t blocks[128]  # one bit for each 8 bytes that are here
 
 
+cdef struct Identity:
+    # What a VM may call itself to others; decided by the supervisor.
+    bint known
+    uint8_t mac[6]
+    int ip_count
+    Addr ips[MAX_GUEST_IPS]
+
+
+cdef struct Note:
+    # A piece of a batch for peers: whole frames.
+    Peer* peer  # NULL: for all
+    const uint8_t* data
+    size_t length
+    uint32_t frames
+    bint has_prefixes  # a 4-byte length lies before each frame, in `data`
+    uint8_t prefix[4]  # otherwise that of the one frame
+    Note* next
+
+
+cdef struct NoteChain:
+    Note* first
+    Note* last
+
+
+cdef struct Peer:
+    # Another VM of the network, by the socket that leads to its worker.
+    int fd
+    uint32_t number
+    Identity identity
+    bint dead
+    NoteChain notes
+    Node node
+    Node pending  # has notes
+    Node readable
+    Node grave
+    uint8_t last_mac[6]  # it was seen to use, at `last_seen`
+    int64_t last_seen
+
+
+cdef struct MacEntry:
+    Peer* peer  # NULL: an empty slot
+    uint8_t mac[6]
+    bint learned  # by its frames; not: told by the supervisor
+    int64_t seen
+
+
+cdef struct MacTable:
+    MacEntry* entries
+    uint32_t count
+    uint64_t seed
+    int64_t full_until  # then it may be looked through again
+
+
+cdef struct Switch:
+    bint joined
+    bint port_security
+    Identity guest
+    Node peers
+    Node pending
+    Node readable
+    Node grave
+    uint32_t peer_count
+    MacTable macs
+    uint8_t last_dst[6]  # what was looked up last, and found
+    Peer* last_peer  # NULL: nothing
+    Note* notes
+    int note_count
+    size_t noted  # bytes
+    NoteChain flood
+    int64_t storm_credit  # us
+    int64_t storm_at
+    int64_t next_question  # when the supervisor may be told again of what the guest calls itself
+    uint8_t* inbox  # batches of peers on their way to the link
+    size_t inbox_at
+    size_t inbox_end
+    uint32_t inbox_frames  # of the datagram at `inbox_at`
+    bint inbox_offloaded  # some of them
+
+
 cdef struct NatPair:
     Addr guest_side
     Addr host_side
@@ -277,6 +365,7 @@ cdef struct Core:
     uint16_t next_ident
     uint32_t isn_seed[4]
     uint32_t ts_offset
+    Switch switch
     # flows
     FlowTable flows
     uint32_t tcp_count

@@ -78,6 +78,19 @@ NAMES = (
     "syscalls.link_send",
     "syscalls.host_recv",
     "syscalls.host_send",
+    "switch.tx_frames",
+    "switch.tx_bytes",
+    "switch.tx_dropped",
+    "switch.rx_frames",
+    "switch.rx_bytes",
+    "switch.rx_refused",
+    "switch.spoofed_mac",
+    "switch.spoofed_ip",
+    "switch.unconfirmed",
+    "switch.unknown_mac",
+    "switch.storm_dropped",
+    "syscalls.switch_recv",
+    "syscalls.switch_send",
 )
 
 if len(NAMES) != COUNTERS:

@@ -22,6 +22,7 @@ from worker.flow_table cimport table_find
 from worker.icmp_errors cimport icmp_error
 from worker.ip.reassembly cimport Datagram, reassemble, reassembly_drop
 from worker.lists cimport list_empty
+from worker.switch.to_peers cimport switch_batch_done, switch_flood, switch_unicast
 from worker.segments cimport emit_reset
 from worker.tcp_flows cimport destroy
 from worker.tcp_from_guest cimport tcp_batch_done, tcp_from_guest
@@ -75,17 +76,31 @@ cdef void batch_done(Core* core) noexcept nogil:
     """The frames handled so far leave their memory: move their payload on."""
     tcp_batch_done(core)
     udp_batch_done(core)
+    switch_batch_done(core)
 
 
 cdef void frame_from_guest(Core* core, const uint8_t* frame, size_t length) noexcept nogil:
     """Handle one Ethernet frame; the memory may be used again after the batch is done."""
+    if length < ETHERNET_HEADER_LEN or frame[6] & 1:
+        count(core, C_ETHERNET_MALFORMED)
+    elif frame[0] & 1:
+        if core.switch.joined:
+            switch_flood(core, frame, length)
+        frame_to_gateway(core, frame, length)
+    elif memcmp(frame, core.gateway_mac, 6) == 0:
+        frame_to_gateway(core, frame, length)
+    elif core.switch.joined:
+        switch_unicast(core, frame, length)
+    else:
+        count(core, C_ETHERNET_NOT_FOR_GATEWAY)
+
+
+cdef void frame_to_gateway(Core* core, const uint8_t* frame, size_t length) noexcept nogil:
+    """Handle a frame that is for the gateway, too."""
     cdef Cursor c = cursor(frame, length)
     cdef EthernetView ethernet
-    if not parse_ethernet(&c, &ethernet) or ethernet.src[0] & 1:
+    if not parse_ethernet(&c, &ethernet):
         count(core, C_ETHERNET_MALFORMED)
-        return
-    if not ethernet.dst[0] & 1 and memcmp(ethernet.dst, core.gateway_mac, 6) != 0:
-        count(core, C_ETHERNET_NOT_FOR_GATEWAY)
         return
     note_mac(core, ethernet.src)
     if ethernet.ethertype == ETHERTYPE_IPV4:

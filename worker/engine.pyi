@@ -81,6 +81,21 @@ class Engine:
     def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes = b"") -> None:
         """Open a connection to a port of the guest and join it to `fd`, a connected stream socket, owned by the engine
         from now on; the guest sees the gateway. A refusal closes `fd`. `first_bytes` were read of it already."""
+    def join_switch(self, port_security: bool) -> None:
+        """Carry frames to and from peers; with port security only those whose sender is who it says.
+
+        Raises ValueError the second time.
+        """
+    def set_guest(self, mac: bytes, addresses: Sequence[bytes]) -> None:
+        """What the guest may call itself to peers; an empty MAC: nothing yet. Raises ValueError."""
+    def add_peer(self, number: int, fd: int, mac: bytes, addresses: Sequence[bytes]) -> None:
+        """Another VM: `fd` is a datagram socket connected with its worker, owned by the engine from now on.
+
+        A number that is there already gets the new identity, and the new socket unless `fd` is -1. Raises ValueError,
+        OSError.
+        """
+    def remove_peer(self, number: int) -> None:
+        """A VM is gone. Raises KeyError on an unknown number."""
     def counters(self) -> dict[str, int]:
         """Every counter and gauge, by dotted name."""
     def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, str, int, int]]:

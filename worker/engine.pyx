@@ -16,9 +16,9 @@ from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
 from worker.core cimport (
-    FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, LINK_TAP, MAX_FRAME, MAX_LISTENERS, MAX_NAT, MAX_SLICES,
-    MAX_UDP_FLOWS, RX_READ, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON, Core, FlowHead, Listener, Slice,
-    TcpFlow, UdpFlow, UpcallEntry, Verdict, token_of,
+    FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, LINK_TAP, MAX_FRAME, MAX_LISTENERS,
+    MAX_NAT, MAX_PEERS, MAX_SLICES, MAX_UDP_FLOWS, RX_READ, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON,
+    Core, FlowHead, Identity, Listener, Peer, Slice, TcpFlow, UpcallEntry, Verdict, token_of,
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
@@ -34,19 +34,22 @@ from worker.readiness cimport (
     ready_modify, ready_remove,
 )
 from worker.ring cimport RING_MAX, pool_close, pool_init
+from worker.switch.peers cimport (
+    peer_add, peer_connect, peer_find, peer_identified, peer_remove, switch_close, switch_join,
+)
 from worker.tcp_flows cimport tcp_reset_all
 from worker.tcp_opening cimport call_guest, send_first
 from worker.timers cimport wheel_init
 from worker.udp_flows cimport udp_close_all, udp_forget_clients, udp_to_guest
-from worker.upcall_queue cimport (
-    UPCALL_ECHO, UPCALL_FRAME, UPCALL_GUEST, UPCALL_LINK_CLOSED, UPCALL_STREAM, UPCALL_VERDICT, upcall_pop,
-)
+from worker.upcall_queue cimport UPCALL_STREAM, upcall_pop
+from worker.values cimport address, flow_values, set_identity, upcall_values
 from worker.verdicts cimport verdict_set, verdicts_clear, verdicts_close, verdicts_init
-from worker.wire.addr cimport Addr, addr_from_16, addr_is_v4, addr_v4
+from worker.wire.addr cimport Addr
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN
 from worker.wire.udp cimport UDP_MAX_PAYLOAD
 
 from worker.counters import NAMES
+from worker.values import STATES
 
 cdef enum:
     POOL_LIMIT = 268435456  # bytes of all rings of one worker
@@ -67,28 +70,6 @@ FRAMINGS = {
     "tap-vnet": (LINK_TAP, VNET_HEADER_LEN),
 }
 """The kind of link, and the length of what lies before each frame."""
-
-STATES = (
-    "CLOSED", "LISTEN", "SYN-SENT", "SYN-RECEIVED", "ESTABLISHED", "FIN-WAIT-1", "FIN-WAIT-2", "CLOSE-WAIT", "CLOSING",
-    "LAST-ACK", "TIME-WAIT",
-)
-
-
-cdef Addr address(bytes packed) except *:
-    if len(packed) != 16:
-        raise ValueError(f"address of {len(packed)} bytes, expected 16")
-    return addr_from_16(<const uint8_t*><const char*>packed)
-
-
-cdef bytes packed(const Addr* addr):
-    return PyBytes_FromStringAndSize(<const char*>addr, 16)
-
-
-cdef str text(const Addr* addr):
-    cdef const uint8_t* v4 = addr_v4(addr)
-    if addr_is_v4(addr):
-        return f"{v4[0]}.{v4[1]}.{v4[2]}.{v4[3]}"
-    return packed(addr).hex(":", 2)
 
 
 @cython.final
@@ -152,6 +133,10 @@ cdef class Engine:
         list_init(&core.udp_grave)
         list_init(&core.listener_grave)
         list_init(&core.listeners)
+        list_init(&core.switch.peers)
+        list_init(&core.switch.pending)
+        list_init(&core.switch.readable)
+        list_init(&core.switch.grave)
 
     cdef int _init_memory(self, bint use_epoll) except -1:
         cdef Core* core = self.core
@@ -220,6 +205,7 @@ cdef class Engine:
             free(entry)
             entry = upcall_pop(core)
         reassembly_close(core)
+        switch_close(core)
         if core.link_fd >= 0:
             link_flush(core)
             close_fd(core.link_fd)
@@ -297,7 +283,7 @@ cdef class Engine:
         result = []
         while entry != NULL:
             try:
-                result.append(_upcall(entry))
+                result.append(upcall_values(entry))
             finally:
                 free(entry)
             entry = upcall_pop(core)
@@ -419,6 +405,42 @@ cdef class Engine:
         if flow != NULL and first_bytes:
             send_first(core, flow, <const uint8_t*><const char*>first_bytes, <uint32_t>len(first_bytes))
 
+    def join_switch(self, bint port_security):
+        cdef Core* core = self._open()
+        if core.switch.joined:
+            raise ValueError("the guest is on its network already")
+        if switch_join(core, port_security, int.from_bytes(os.urandom(8), "little")):
+            raise MemoryError
+
+    def set_guest(self, bytes mac, addresses):
+        set_identity(&self._open().switch.guest, mac, addresses)
+
+    def add_peer(self, unsigned int number, int fd, bytes mac, addresses):
+        cdef Core* core = self._open()
+        cdef Peer* peer = peer_find(core, number)
+        cdef Identity identity
+        cdef int error
+        set_identity(&identity, mac, addresses)
+        if not core.switch.joined or (peer == NULL and (fd < 0 or core.switch.peer_count >= MAX_PEERS)):
+            raise ValueError(f"peer {number} has no socket, or there are {core.switch.peer_count}")
+        if peer == NULL:
+            peer = peer_add(core, number)
+            if peer == NULL:
+                raise MemoryError
+        if fd >= 0:
+            error = peer_connect(core, peer, fd)
+            if error:
+                raise OSError(error, f"peer {number}: {os.strerror(error)}")
+        peer.identity = identity
+        peer_identified(core, peer)
+
+    def remove_peer(self, unsigned int number):
+        cdef Core* core = self._open()
+        cdef Peer* peer = peer_find(core, number)
+        if peer == NULL:
+            raise KeyError(number)
+        peer_remove(core, peer)
+
     def counters(self):
         cdef Core* core = self._open()
         cdef int i
@@ -441,7 +463,7 @@ cdef class Engine:
             while head != NULL:
                 if len(result) >= limit:
                     return result
-                result.append(_flow(head))
+                result.append(flow_values(head))
                 head = head.next_in_bucket
         return result
 
@@ -463,30 +485,3 @@ cdef void bury_listener(Core* core, Listener* listener) noexcept nogil:
 
 cdef uint32_t _mask(int events):
     return (READY_IN if events & EVENT_READ else 0) | (READY_OUT if events & EVENT_WRITE else 0)
-
-
-cdef tuple _upcall(const UpcallEntry* entry):
-    cdef const char* data = <const char*>entry.data
-    cdef Addr ip
-    content = PyBytes_FromStringAndSize(data, entry.length)
-    if entry.kind == UPCALL_FRAME or entry.kind == UPCALL_ECHO:
-        return (entry.kind, content)
-    if entry.kind == UPCALL_VERDICT:
-        return (entry.kind, entry.number, packed(&entry.dst), entry.dport, content)
-    if entry.kind == UPCALL_STREAM:
-        return (entry.kind, entry.number, packed(&entry.src), entry.sport, packed(&entry.dst), entry.dport)
-    if entry.kind == UPCALL_GUEST:
-        memcpy(&ip, data + 6, 16)
-        return (entry.kind, content[:6], content[6:] if ip.hi or ip.lo else b"")
-    return (UPCALL_LINK_CLOSED, content.decode("utf-8", "replace"), bool(entry.number))
-
-
-cdef tuple _flow(const FlowHead* head):
-    cdef const TcpFlow* tcp
-    cdef const UdpFlow* udp
-    cdef tuple who = (text(&head.key.guest), head.key.guest_port, text(&head.key.peer), head.key.peer_port)
-    if head.key.proto == FLOW_TCP:
-        tcp = <const TcpFlow*>head
-        return ("tcp", *who, STATES[tcp.tcb.state], tcp.from_guest, tcp.to_guest)
-    udp = <const UdpFlow*>head
-    return ("udp", *who, "", udp.from_guest, udp.to_guest)

@@ -11,17 +11,19 @@ from libc.stdlib cimport free
 from libc.string cimport strerror
 
 from worker.core cimport (
-    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_LINK, TAG_LINK_OUT, TAG_LISTENER, TAG_PYTHON,
-    TAG_TCP, Listener, TcpFlow, UdpFlow, count,
+    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_LINK, TAG_LINK_OUT, TAG_LISTENER, TAG_PEER,
+    TAG_PYTHON, TAG_TCP, Listener, Peer, TcpFlow, UdpFlow, count,
 )
 from worker.counters cimport C_SYSCALLS_WAIT
-from worker.dispatch cimport batch_done, frame_from_guest
+from worker.dispatch cimport batch_done, frame_to_gateway
 from worker.ip.reassembly cimport reassembly_expire
 from worker.link.kinds cimport link_flush, link_receive
 from worker.link.output cimport out_pending, out_watch
 from worker.link.stream cimport stream_receive_bytes
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
+from worker.switch.from_peers cimport switch_event, switch_receive, switch_waits
+from worker.switch.peers cimport peers_bury
 from worker.tcp_flows cimport tcp_bury, tcp_next_delayed_ack, tcp_send_delayed_acks, tcp_timer
 
 from worker.tcp_opening cimport tcp_accept
@@ -127,6 +129,8 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
         elif tag == TAG_PYTHON:
             python_events[found] = events[i]
             found += 1
+        elif tag == TAG_PEER:
+            switch_event(core, <Peer*>pointer)
         elif tag == TAG_LISTENER:
             if not (<Listener*>pointer).dead:
                 list_add(&core.listener_queue, &(<Listener*>pointer).host_queue)
@@ -183,6 +187,7 @@ cdef void bury(Core* core) noexcept nogil:
     """Free what died in this turn: no event names it any more."""
     tcp_bury(core)
     udp_bury(core)
+    peers_bury(core)
     while not list_empty(&core.listener_grave):
         free(list_pop(&core.listener_grave))
 
@@ -193,7 +198,7 @@ cdef bint work_waits(Core* core) noexcept nogil:
         return True
     if core.out.blocked or core.link_closed:
         return False
-    return out_pending(core) or not (
+    return out_pending(core) or switch_waits(core) or not (
         list_empty(&core.host_queue) and list_empty(&core.out_queue) and list_empty(&core.udp_queue)
         and list_empty(&core.listener_queue)
     )
@@ -220,7 +225,7 @@ cdef int timeout_ms(Core* core, int64_t deadline) noexcept nogil:
 cdef void handle_injected(Core* core, const unsigned char* frame, size_t length) noexcept nogil:
     """Handle a frame that Python hands back, memory and all; its checksum was looked at when it came."""
     core.checksum_is_known = True
-    frame_from_guest(core, frame, length)
+    frame_to_gateway(core, frame, length)
     batch_done(core)
     core.checksum_is_known = False
 
@@ -260,6 +265,7 @@ cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noex
         found = take_events(core, events, n, python_events)
         if core.link_readable:
             read_link(core)
+        switch_receive(core)
         tcp_serve_host_queue(core)
         udp_serve(core)
         serve_listeners(core)

@@ -169,6 +169,7 @@ def test_an_http_server_that_gives_no_link_is_quoted(tmp_path: Path, listener: s
         agent = start("--connect", url, "--netns", namespace.name, log=log)
         link, _ = listener.accept()
         with link:
+            assert link.recv(16).startswith(b"POST /connect")
             link.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         wait_for(lambda: "next try" in log.read_text(), 5, "the end of the link")
         assert end(agent) == 0

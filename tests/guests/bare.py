@@ -34,7 +34,7 @@ class BareVm:
 
     def __init__(self, path: Path, mac: str, timeout: float = 5.0) -> None:
         self.mac = bytes.fromhex(mac.replace(":", ""))
-        self._reader = FrameReader()
+        self.reader = FrameReader()
         self.link = socket.socket(socket.AF_UNIX)
         self.link.settimeout(timeout)
         self.link.connect(str(path))
@@ -45,8 +45,8 @@ class BareVm:
 
     def frames(self) -> Iterator[bytes]:
         """Frames as they come, until the link ends. Raises TimeoutError after a silence."""
-        while size := self.link.recv_into(self._reader.space()):
-            yield from [bytes(frame) for frame in self._reader.received(size)]
+        while size := self.link.recv_into(self.reader.space()):
+            yield from [bytes(frame) for frame in self.reader.received(size)]
 
     def send_udp(self, src: str, sport: int, dst: str, dport: int, payload: bytes) -> None:
         """A datagram to whoever listens."""

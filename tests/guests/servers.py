@@ -57,8 +57,8 @@ def digest(pieces: Iterable[bytes]) -> str:
 
 
 @contextlib.contextmanager
-def file_server(host: Namespace) -> Iterator[FileServer]:
-    """An HTTP server on the host's 127.0.0.1, at a free port."""
+def file_server(host: Namespace, address: str = "127.0.0.1") -> Iterator[FileServer]:
+    """An HTTP server in a namespace, at a free port."""
     files = FileServer()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -88,7 +88,7 @@ def file_server(host: Namespace) -> Iterator[FileServer]:
             """Keep the test's output clean."""
 
     with host.entered():
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = http.server.ThreadingHTTPServer((address, 0), Handler)
     files.port = server.server_address[1]
     with _serving(server):
         yield files

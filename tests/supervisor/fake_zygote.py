@@ -6,6 +6,10 @@ Started as ``python fake_zygote.py FD``. A test is the VM: it writes a command a
     seen MAC IP        GuestSeen                     -> ok
     spawn              what the worker was told      -> JSON
     network            the network as it knows it    -> JSON
+    peers              the VMs it was told of        -> JSON
+    guest              what its VM may call itself   -> JSON
+    send N WORD        a datagram to peer N          -> ok, or the error
+    heard N            a datagram of peer N          -> its word
     count N            set its counter "fake"        -> ok
     crash, hang, close die; stop reading control; end the link as garbled
 
@@ -45,6 +49,7 @@ from proto.messages import (
     WorkerStats,
     ZygoteReady,
 )
+from proto.switch import AddPeer, JoinSwitch, RemovePeer, SetGuest
 
 
 class FakeWorker:
@@ -55,6 +60,10 @@ class FakeWorker:
         self.channel = channel
         self.counters = {"fake": 0, "tcp.flows": 1}
         self.listeners: dict[int, asyncio.Server] = {}
+        self.port_security: bool | None = None
+        self.identity: tuple[str, tuple[str, ...]] = ("", ())
+        self.peers: dict[int, AddPeer] = {}
+        self.sockets: dict[int, socket.socket] = {}
         self.ended = asyncio.Event()
         self.tasks: list[asyncio.Task[None]] = []
 
@@ -65,7 +74,7 @@ class FakeWorker:
         self.requester.start()
         await self.requester.notify(Hello(name, os.getpid()))
         loop = asyncio.get_running_loop()
-        self.tasks = [loop.create_task(self.take_forwards()), loop.create_task(self.serve_link())]
+        self.tasks = [loop.create_task(self.take_descriptors()), loop.create_task(self.serve_link())]
         await self.ended.wait()
         await self.requester.close()
         context.term()
@@ -78,23 +87,36 @@ class FakeWorker:
                 self.network = network
             case RemoveForward(forward_id):
                 self.listeners.pop(forward_id).close()
+            case SetGuest(mac, ips):
+                self.identity = mac, ips
             case Shutdown():
                 self.ended.set()
         return Empty()
 
-    async def take_forwards(self) -> None:
+    async def take_descriptors(self) -> None:
         while True:
             message, fds = await self.channel.arecv()
-            assert isinstance(message, AddForward)
-            text = f"{self.spawn.vm_id} {message.forward_id}".encode()
-
-            async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, text: bytes = text) -> None:
-                writer.write(text)
-                writer.close()
-
-            server = await asyncio.start_server(answer, sock=socket.socket(fileno=fds[0]))
-            self.listeners[message.forward_id] = server
+            match message:
+                case AddForward():
+                    await self.add_forward(message.forward_id, fds[0])
+                case JoinSwitch(port_security):
+                    self.port_security = port_security
+                case AddPeer(number):
+                    self.peers[number] = message
+                    for fd in fds:
+                        self.sockets[number] = socket.socket(fileno=fd)
+                        self.sockets[number].setblocking(False)
+                case RemovePeer(number):
+                    del self.peers[number]
+                    self.sockets.pop(number).close()
             await self.channel.asend(Empty())
+
+    async def add_forward(self, forward_id: int, fd: int) -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(f"{self.spawn.vm_id} {forward_id}".encode())
+            writer.close()
+
+        self.listeners[forward_id] = await asyncio.start_server(answer, sock=socket.socket(fileno=fd))
 
     async def serve_link(self) -> None:
         reader, writer = await asyncio.open_connection(sock=self.link)
@@ -106,6 +128,21 @@ class FakeWorker:
     async def end(self, reason: str, by_guest: bool) -> None:
         await self.requester.notify(LinkClosed(self.spawn.vm_id, reason, by_guest))
         self.ended.set()
+
+    async def on_switch(self, command: str, *words: str) -> str:
+        match command:
+            case "peers":
+                return json.dumps({peer.number: (peer.mac, peer.ips) for peer in self.peers.values()})
+            case "guest":
+                return json.dumps((*self.identity, self.port_security))
+            case "heard":
+                heard = await asyncio.get_running_loop().sock_recv(self.sockets[int(words[0])], 100)
+                return heard.decode()
+        try:
+            self.sockets[int(words[0])].send(words[1].encode())
+        except OSError as error:
+            return str(error)
+        return "ok"
 
     async def obey(self, command: str, *words: str) -> str:
         match command:
@@ -121,6 +158,8 @@ class FakeWorker:
                 return json.dumps(asdict(self.spawn), default=bytes.decode)
             case "network":
                 return json.dumps(asdict(self.network))
+            case "peers" | "guest" | "send" | "heard":
+                return await self.on_switch(command, *words)
             case "count":
                 self.counters["fake"] = int(words[0])
             case "crash":

@@ -97,8 +97,12 @@ def test_the_api_server_is_replaced_when_it_dies(directory: Path) -> None:
         assert get(directory, "/v1/vms") == 200
 
         def arbiters() -> list[psutil.Process]:
-            children = psutil.Process(process.pid).children()
-            return [child for child in children if "gunicorn" in " ".join(child.cmdline())]
+            found = []
+            for child in psutil.Process(process.pid).children():
+                with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # it ends while we look
+                    if "gunicorn" in " ".join(child.cmdline()):
+                        found.append(child)
+            return found
 
         (first,) = arbiters()
         first.kill()

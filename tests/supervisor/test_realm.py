@@ -8,6 +8,7 @@ from supervisor.hostnames import HostNames
 from supervisor.leases import LeasePool
 from supervisor.realm import MAC_TENURE, MAX_SEEN_PER_VM, Realm
 
+GATEWAY_MAC = "5a:94:ef:e4:0c:dd"
 NOW = 1_000_000.0
 MAC, OTHER_MAC, THIRD_MAC = (f"52:54:00:00:00:0{number}" for number in (1, 2, 3))
 
@@ -19,7 +20,7 @@ class Place(Realm):
         self.gone: set[str] = {""}
         network = IPv4Network(subnet)
         pool = LeasePool("default", network, (network[1],), 3600.0, self.has, {})
-        super().__init__(pool, HostNames(pool, {}), self.has)
+        super().__init__(pool, HostNames(pool, {}), GATEWAY_MAC, self.has)
 
     def has(self, vm_id: str) -> bool:
         return vm_id not in self.gone
@@ -34,6 +35,13 @@ def test_a_mac_belongs_to_the_vm_that_used_it_first() -> None:
     assert place.claim_mac("vm1", MAC, NOW)
     assert not place.claim_mac("vm2", MAC, NOW + 1000)
     assert place.identity("vm2", NOW) == ("", ())
+
+
+def test_the_gateways_mac_is_nobodys() -> None:
+    place = Place()
+    assert not place.claim_mac("vm1", GATEWAY_MAC, NOW)
+    with pytest.raises(RequestFailed, match=f"MAC {GATEWAY_MAC} belongs to the gateway"):
+        place.lease("vm1", GATEWAY_MAC)
 
 
 def test_a_mac_is_free_when_its_vm_is_gone() -> None:

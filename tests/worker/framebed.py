@@ -151,13 +151,17 @@ class Bed:
 
     def close(self) -> None:
         """Ends everything and holds the engine to leaving nothing open."""
+        self.end()
+        assert open_descriptors() == self._descriptors, "descriptors were left open"
+
+    def end(self) -> None:
+        """Ends everything."""
         self.engine.close()
         for upcall in self.upcalls:
             if upcall[0] == Upcall.STREAM:
                 os.close(upcall[1])
         self.link.close()
         self._stack.close()
-        assert open_descriptors() == self._descriptors, "descriptors were left open"
 
     # --- the guest's side
 
@@ -209,8 +213,8 @@ class Bed:
         """Take what the engine has sent."""
         if not self.is_stream:
             while message := attempt(lambda: self.link.recv(1 << 18)):
-                frames = vnet.frames(message) if self.framing == "tap-vnet" else [message]
-                self.inbox += [check(frame, self.mtu) for frame in frames]
+                for frame in vnet.frames(message) if self.framing == "tap-vnet" else [message]:
+                    self.take(frame)
             return
         with contextlib.suppress(BlockingIOError):
             while data := self.link.recv(1 << 18):
@@ -222,9 +226,13 @@ class Bed:
             assert 14 <= length <= 65549, f"the engine sent a frame length of {length}"
             if len(self._received) - at - prefix < length:
                 break
-            self.inbox.append(check(self._received[at + prefix : at + prefix + length], self.mtu))
+            self.take(self._received[at + prefix : at + prefix + length])
             at += prefix + length
         self._received = self._received[at:]
+
+    def take(self, frame: bytes) -> None:
+        """A frame has come to the guest."""
+        self.inbox.append(check(frame, self.mtu))
 
     def run_until(self, condition: Callable[[], T | None]) -> T:
         """Drive the engine until the condition is true; what it returned."""
@@ -236,12 +244,16 @@ class Bed:
 
     def settle(self) -> None:
         """Return when all that was sent has been handled: a marker sent after it has come through."""
-        marker = arp(next(self._markers))
+        marker = self.marker(next(self._markers))
         self.send(marker)
         self.run_until(lambda: (Upcall.FRAME, marker) in self.upcalls)
         self.upcalls.remove((Upcall.FRAME, marker))
         self.turn()
         self.turn()
+
+    def marker(self, number: int) -> bytes:
+        """A frame that comes up to Python, told apart by its number."""
+        return arp(number)
 
     def expect(self, match: Callable[[Any], bool]) -> Any:
         """The first IP packet (or other Ethernet payload) from the engine that matches, taken out of the inbox."""

@@ -1,7 +1,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ from worker.control import Control
 NETWORK = Network("default", "10.0.0.0/24", "10.0.0.1", "5a:94:ef:e4:0c:dd", "10.0.0.254", 1500, 3600)
 
 
-class Forwards:
-    """Takes forwards like the engine."""
+class Datapath:
+    """Takes forwards and peers like the engine."""
 
     def __init__(self) -> None:
+        self.joined: list[bool] = []
+        self.guest: tuple[bytes, Sequence[bytes]] = (b"", ())
+        self.peers: dict[int, tuple[int, bytes, Sequence[bytes]]] = {}
         self.listeners: dict[int, tuple[int, int, bytes, int, bool]] = {}
         self.calls: list[tuple[int, bytes, int, bytes]] = []
 
@@ -54,6 +57,20 @@ class Forwards:
     def remove_listener(self, forward_id: int) -> None:
         os.close(self.listeners.pop(forward_id)[0])
 
+    def join_switch(self, port_security: bool) -> None:
+        self.joined.append(port_security)
+
+    def set_guest(self, mac: bytes, addresses: Sequence[bytes]) -> None:
+        self.guest = (mac, addresses)
+
+    def add_peer(self, number: int, fd: int, mac: bytes, addresses: Sequence[bytes]) -> None:
+        if fd < 0 and number not in self.peers:
+            raise ValueError("no socket")
+        self.peers[number] = (fd if fd >= 0 else self.peers[number][0], mac, addresses)
+
+    def remove_peer(self, number: int) -> None:
+        os.close(self.peers.pop(number)[0])
+
 
 class Scene:
     """A worker's control, and the supervisor played by the test."""
@@ -64,7 +81,7 @@ class Scene:
         self.heard: asyncio.Queue[Any] = asyncio.Queue()
         self.responder = Responder(self.context, address, self._on_message)
         self.channel, theirs = FdChannel.pair()
-        self.engine = Forwards()
+        self.engine = Datapath()
         self.counters = {"a": 1}
         self.networks: list[Network] = []
         self.ended = asyncio.Event()

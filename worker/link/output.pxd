@@ -15,6 +15,8 @@ cdef bint out_batch_full(const Core* core) noexcept nogil
 cdef uint8_t* out_slot(Core* core) noexcept nogil
 cdef void out_push(Core* core, const uint8_t* data, size_t length) noexcept nogil
 cdef void out_finish_frame(Core* core, uint8_t* frame, size_t header_len, size_t payload_len) noexcept nogil
+cdef void put_prefix(const Core* core, uint8_t* p, size_t frame_len) noexcept nogil
+cdef void out_add(Core* core, const uint8_t* data, size_t length) noexcept nogil
 cdef void out_watch(Core* core, bint on) noexcept nogil
 cdef bint out_pending(const Core* core) noexcept nogil
 # for the kinds of link

@@ -51,7 +51,8 @@ cdef void out_close(Core* core) noexcept nogil:
     core.out.first_piece = NULL
 
 
-cdef inline void put_prefix(const Core* core, uint8_t* p, size_t frame_len) noexcept nogil:
+cdef void put_prefix(const Core* core, uint8_t* p, size_t frame_len) noexcept nogil:
+    """Write the length that lies before a frame on the link, where one does."""
     if core.prefix_len == 4:
         store_u32(p, <unsigned int>frame_len)
     elif core.prefix_len == 2:
@@ -129,12 +130,18 @@ cdef void out_push(Core* core, const uint8_t* data, size_t length) noexcept nogi
 
 cdef void out_finish_frame(Core* core, uint8_t* frame, size_t header_len, size_t payload_len) noexcept nogil:
     """Add the headers written to a slot; the payload's pieces are pushed after it."""
-    core.out.first_piece[core.out.frame_count] = core.out.count
-    core.out.frame_count += 1
     put_prefix(core, frame - core.prefix_len, header_len + payload_len)
-    out_push(core, frame - core.prefix_len, header_len + core.prefix_len)
+    out_add(core, frame - core.prefix_len, header_len + core.prefix_len)
     count(core, C_LINK_TX_FRAMES)
     count_by(core, C_LINK_TX_BYTES, header_len + payload_len)
+
+
+cdef void out_add(Core* core, const uint8_t* data, size_t length) noexcept nogil:
+    """Begin a frame of the batch, which must not be full, with memory that has all that the link wants before it. On a
+    stream it may be several frames."""
+    core.out.first_piece[core.out.frame_count] = core.out.count
+    core.out.frame_count += 1
+    out_push(core, data, length)
 
 
 cdef bint out_pending(const Core* core) noexcept nogil:

@@ -4,9 +4,9 @@ little-endian one.
 
 One `read` takes up to 256 KiB; what is left of a frame at the end is moved to the front of the buffer for the next.
 When a worker takes over a link that another died on, the stream may start in the middle of a frame: `find_boundary`
-looks for a length that fits, the gateway's MAC (or a broadcast) and the VM's behind it, and a second such frame after
-it, within MAX_RESYNC bytes. What goes out leaves in one `writev` for each batch. Neither is a system call
-of sockets alone, for the link may be a pair of pipes; it is non-blocking, and Python ignores SIGPIPE.
+looks for a length that fits with the VM's MAC behind it, and a second such frame after it, within MAX_RESYNC bytes.
+What goes out leaves in one `writev` for each batch. Neither is a system call of sockets alone, for the link may be a
+pair of pipes; it is non-blocking, and Python ignores SIGPIPE.
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOBUFS, errno
@@ -40,7 +40,8 @@ cdef inline size_t frame_length(const Core* core, const uint8_t* p) noexcept nog
 
 
 cdef bint plausible(const Core* core, const uint8_t* p, size_t left) noexcept nogil:
-    """Whether a frame of this VM to the gateway or to all may start here."""
+    """Whether a frame of this VM may start here. Its MAC tells; of one that is not known, only frames to the gateway
+    and to all count, as those to other VMs could be anything."""
     cdef size_t length
     if left < <size_t>core.prefix_len + ETHERNET_HEADER_LEN:
         return False
@@ -48,9 +49,9 @@ cdef bint plausible(const Core* core, const uint8_t* p, size_t left) noexcept no
     if length < ETHERNET_HEADER_LEN or length > core.mtu + ETHERNET_HEADER_LEN + 4:
         return False
     p += core.prefix_len
-    if not p[0] & 1 and memcmp(p, core.gateway_mac, 6) != 0:
-        return False
-    return not core.guest_mac_known or memcmp(p + 6, core.guest_mac, 6) == 0
+    if core.guest_mac_known:
+        return memcmp(p + 6, core.guest_mac, 6) == 0
+    return p[0] & 1 or memcmp(p, core.gateway_mac, 6) == 0
 
 
 cdef size_t find_boundary(Core* core) noexcept nogil:

@@ -1,0 +1,1 @@
+"""The way of frames from VM to VM of one network, straight from worker to worker."""
