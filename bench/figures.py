@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-US = "moorage"
+OURS = ("moorage-tap", "moorage")
+"""Moorage's own links; of several in one row, the first is what the row is about."""
 CEILING = "ceiling"
 AHEAD = 1.2
 """Times the best peer that a row should reach; issue 3."""
@@ -93,8 +94,9 @@ def _median(samples: Sequence[Sample]) -> Sample:
 
 def compare(samples: Mapping[str, Sample], lower_is_better: bool = False) -> Comparison:
     """How we stand among the gateways of one row, by name."""
-    ours, ceiling = samples.get(US), samples.get(CEILING)
-    peers = [sample for name, sample in samples.items() if name not in (US, CEILING)]
+    ours = next((samples[name] for name in OURS if name in samples), None)
+    ceiling = samples.get(CEILING)
+    peers = [sample for name, sample in samples.items() if name not in (*OURS, CEILING)]
     if ours is None:
         return Comparison(None, None, None, None)
 

@@ -1,7 +1,8 @@
 """The gateways that are measured side by side, each with a namespace guest behind it.
 
-All run in a namespace that plays the host. All but slirp4netns speak QEMU's framing and get the same bridge to the
-guest's tap device (``tapbridge.c``); slirp4netns opens the tap itself, so its CPU time holds the bridge's work too.
+All run in a namespace that plays the host. Those that speak QEMU's framing get the same bridge to the guest's tap
+device (``tapbridge.c``); slirp4netns, pasta and Moorage's `tap` open the device themselves, so their CPU time holds the
+bridge's work too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import abc
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -25,6 +27,7 @@ from tests.guests.service import Service
 from tests.guests.waiting import wait_for
 
 NOBODY = 65534
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 INTERFACE = "tap0"
 MAC = "5a:94:ef:e4:0c:ee"
 FORWARDED = 7100
@@ -87,14 +90,17 @@ class Gateway(abc.ABC):
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as running:
-            self.guest = running.enter_context(Namespace("bench"))
             self._running = running
+            self.guest = running.enter_context(self._make_guest())
             self.start()
             self._running = running.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._running.close()
+
+    def _make_guest(self) -> Namespace:
+        return Namespace("bench")
 
     def _start(self, *argv: str) -> subprocess.Popen[bytes]:
         """A process of the host that ends with this gateway; its output is kept in a file."""
@@ -122,6 +128,9 @@ class Gateway(abc.ABC):
     def _attach(self, path: Path) -> None:
         """Bridge, and configure the guest by DHCP."""
         self._bridge(path)
+        self._configure()
+
+    def _configure(self) -> None:
         lease = self.link.directory / "lease"
         got = self.guest.run(
             *("env", f"LEASE_FILE={lease}", "busybox", "udhcpc", "-i", INTERFACE, "-f", "-n", "-q", "-t", "5"),
@@ -139,6 +148,7 @@ class Moorage(Gateway):
 
     name = "moorage"
     host_address = "192.168.127.254"
+    carries = Gateway.carries | {"tap"}
 
     @classmethod
     def is_installed(cls) -> bool:
@@ -161,6 +171,31 @@ class Moorage(Gateway):
         return self._service.counters()
 
 
+class MoorageTap(Gateway):
+    """The whole service, on the guest's tap device itself."""
+
+    name = "moorage-tap"
+    host_address = "192.168.127.254"
+    carries = frozenset({"tap"})
+
+    @classmethod
+    def is_installed(cls) -> bool:
+        return True
+
+    def start(self) -> None:
+        listener = f"tap=tap:///{INTERFACE}?netns=/run/netns/{self.guest.name}"
+        self._service = self._running.enter_context(
+            Service(self.host, "--mtu", str(self.link.mtu), "--listen", listener)
+        )
+        self._configure()
+
+    def pids(self) -> list[int]:
+        return list(self._service.processes())
+
+    def worker_pids(self) -> list[int]:
+        return [vm["worker_pid"] for vm in self._service.get("/v1/vms")["vms"]]
+
+
 class Passt(Gateway):
     """passt, which refuses to run as root."""
 
@@ -171,11 +206,41 @@ class Passt(Gateway):
         path = self._folder() / "s"
         forwards = ",".join(f"{host_port}:{guest_port}" for host_port, guest_port in self.link.pairs())
         self._process = self._start(
-            *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "passt", "-f", "-s", str(path)),
+            *(*AS_NOBODY, "passt", "-f", "-s", str(path)),
             *("-a", "192.168.127.2", "-n", "24", "-g", self.host_address, "-m", str(self.link.mtu), "--no-dhcpv6"),
             *(["-t", f"127.0.0.1/{forwards}"] if forwards else []),
         )
         self._attach(path)
+
+    def pids(self) -> list[int]:
+        return tree(self._process.pid)
+
+
+class Pasta(Gateway):
+    """passt on a tap device. It serves only a namespace of its own user's, so this one is nobody's."""
+
+    name = "pasta"
+    host_address = "192.168.127.1"
+    carries = frozenset({"tap"})
+
+    def _make_guest(self) -> Namespace:
+        self._container = subprocess.Popen([*AS_NOBODY, "unshare", "-Urn", "cat"], stdin=subprocess.PIPE)
+        self._running.callback(_end, self._container)
+        ours = os.stat("/proc/self/ns/net")
+        wait_for(lambda: not os.path.samestat(os.stat(f"/proc/{self._container.pid}/ns/net"), ours), 5, "unshare")
+        return Namespace("bench", self._container.pid)
+
+    def start(self) -> None:
+        # nobody may open /dev/net/tun on most systems; where not, this one may open a node of its own
+        device = "mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200"
+        pasta = (
+            *(*AS_NOBODY, "pasta", "-f", "--config-net", "-I", INTERFACE, "-a", "192.168.127.2", "-n", "24"),
+            *("-g", self.host_address, "-m", str(self.link.mtu), "-t", "none", "-u", "none", "-T", "none"),
+            *("-U", "none", str(self._container.pid)),
+        )
+        self._process = self._start("unshare", "--mount", "sh", "-c", f"{device} && exec {shlex.join(pasta)}")
+        wait_for(lambda: "192.168.127.2" in self.guest.run("ip", "address").stdout, 10, "pasta")
+        self._set_device()
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)
@@ -207,6 +272,7 @@ class Slirp4netns(Gateway):
 
     name = "slirp4netns"
     host_address = "10.0.2.2"
+    carries = Gateway.carries | {"tap"}
 
     def start(self) -> None:
         api = self._folder() / "api"
@@ -274,7 +340,7 @@ class Ceiling(Gateway):
         return [self._process.pid]
 
 
-GATEWAYS: tuple[type[Gateway], ...] = (Moorage, Passt, Libslirp, Slirp4netns, Gvproxy, Ceiling)
+GATEWAYS: tuple[type[Gateway], ...] = (Moorage, MoorageTap, Passt, Pasta, Libslirp, Slirp4netns, Gvproxy, Ceiling)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

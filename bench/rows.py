@@ -55,7 +55,7 @@ class Row:
 
 def rows() -> list[Row]:
     """All there are, in the table's order."""
-    return [*_throughput(), *_transactions(), *_datagrams(), *_forwards(), *_growth()]
+    return [*_throughput(), *_transactions(), *_datagrams(), *_forwards(), *_taps(), *_growth()]
 
 
 def _in_bed(take: Callable[[Bed, float], Sample], forwards: bool = False) -> Measure:
@@ -90,13 +90,14 @@ def _iperf_row(mtu: int, direction: str) -> Row:
     return Row(f"iperf3/{mtu}/{direction}", title, "Gbit/s", _in_bed(take), "CPU s/GB", mtu)
 
 
-def _bulk_row(key: str, mtu: int, direction: str, flows: int, queue: int = 0) -> Row:
+def _bulk_row(key: str, mtu: int, direction: str, flows: int, queue: int = 0, needs: str = "tcp") -> Row:
     def take(bed: Bed, seconds: float) -> Sample:
         return bulk(bed.from_guest("stream", f"{seconds:g}", flows, direction))
 
     title = f"MTU {mtu}, {DIRECTIONS[direction]}, {flows} flow{'s'[: flows > 1]}"
     title += f", guest's queue of {queue:,} packets" if queue else ""
-    return Row(key, title, "Gbit/s", _in_bed(take), "CPU s/GB", mtu, queue=queue)
+    title = f"tap device, {title}" if needs == "tap" else title
+    return Row(key, title, "Gbit/s", _in_bed(take), "CPU s/GB", mtu, needs, queue=queue)
 
 
 def bulk(seen: Observation) -> Sample:
@@ -133,12 +134,12 @@ def _transactions() -> Iterator[Row]:
 
         title = f"1-byte ping-pong over {protocol.upper()}"
         yield Row(f"rr/{protocol}", title, "per s", _in_bed(take), "CPU us each", needs=protocol)
-
-    def connect(bed: Bed, seconds: float) -> Sample:
-        return transactions(bed.from_guest("crr", f"{seconds:g}", AT_ONCE))
-
     title = f"connect, 1 byte each way, close; {AT_ONCE} at a time"
-    yield Row("crr", title, "per s", _in_bed(connect), "CPU us each")
+    yield Row("crr", title, "per s", _in_bed(_connect), "CPU us each")
+
+
+def _connect(bed: Bed, seconds: float) -> Sample:
+    return transactions(bed.from_guest("crr", f"{seconds:g}", AT_ONCE))
 
 
 def transactions(seen: Observation) -> Sample:
@@ -189,6 +190,25 @@ def _forwards() -> Iterator[Row]:
 
         title = f"forwarded port: {DIRECTIONS[direction]}, 1 flow"
         yield Row(f"forward/{direction}", title, "Gbit/s", _in_bed(take, True), "CPU s/GB", needs="forward")
+
+
+# --- gateways that open the guest's tap device themselves -------------------------------------------------------------
+
+
+def _taps() -> Iterator[Row]:
+    for mtu in (MTUS[0], MTUS[-1]):
+        for direction in DIRECTIONS:
+            for flows in (1, 8, 64):
+                yield _bulk_row(f"tap/{mtu}/{direction}/{flows}", mtu, direction, flows, needs="tap")
+
+    def ping_pong(bed: Bed, seconds: float) -> Sample:
+        return transactions(bed.from_guest("rr", f"{seconds:g}", "tcp"))
+
+    yield Row(
+        "tap/rr", "tap device, 1-byte ping-pong over TCP", "per s", _in_bed(ping_pong), "CPU us each", needs="tap"
+    )
+    title = f"tap device, connect, 1 byte each way, close; {AT_ONCE} at a time"
+    yield Row("tap/crr", title, "per s", _in_bed(_connect), "CPU us each", needs="tap")
 
 
 # --- memory, and how cost grows ---------------------------------------------------------------------------------------

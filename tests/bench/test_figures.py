@@ -43,6 +43,11 @@ def test_we_are_held_against_the_best_peer_and_the_cheapest_which_may_be_two() -
     assert found.reached is False, "more CPU time than the cheapest peer"
 
 
+def test_of_two_links_of_ours_the_faster_counts_and_the_other_is_no_peer() -> None:
+    found = compare({"moorage": Sample(7, 1), "moorage-tap": Sample(20, 0.5), "pasta": Sample(5, 1)})
+    assert (found.to_peer, found.cost_to_peer) == (4, 2)
+
+
 @pytest.mark.parametrize(
     ("ours", "ceiling", "reached"), [(12, 20, True), (11, 20, False), (11, 12, True), (9, 10, True), (8.9, 10, False)]
 )

@@ -8,7 +8,7 @@ from bench.__main__ import main
 
 
 @pytest.mark.parametrize(
-    ("arguments", "named"), [(["--only", "upwards"], "no row upwards"), (["--gateways", "pasta"], "pasta cannot")]
+    ("arguments", "named"), [(["--only", "upwards"], "no row upwards"), (["--gateways", "vde"], "vde cannot")]
 )
 def test_an_unknown_row_or_gateway_is_named_with_those_there_are(
     arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]

@@ -8,7 +8,7 @@ import pytest
 
 from bench.bed import Observation
 from bench.client import Unmeasurable
-from bench.gateways import GATEWAYS, Ceiling, Gvproxy, Moorage, Passt
+from bench.gateways import GATEWAYS, Ceiling, Gvproxy, Moorage, MoorageTap, Passt, Pasta
 from bench.rows import bulk, datagrams, iperf, memory, rows, transactions
 
 BY_KEY = {row.key: row for row in rows()}
@@ -89,4 +89,8 @@ def test_gateways_get_only_the_rows_they_can_carry() -> None:
     assert BY_KEY["vms/10"].is_for(Moorage)
     assert not BY_KEY["vms/10"].is_for(Passt)
     assert all(row.is_for(Moorage) for row in rows())
+    assert BY_KEY["tap/1500/up/1"].is_for(MoorageTap)
+    assert BY_KEY["tap/rr"].is_for(Pasta)
+    assert not BY_KEY["up/1500/1"].is_for(Pasta)
+    assert not BY_KEY["tap/rr"].is_for(Passt)
     assert {kind.name for kind in GATEWAYS} >= {Moorage.name, Passt.name, Gvproxy.name}

@@ -28,12 +28,13 @@ Stdio = tuple[int, int]
 class Namespace:
     """A network namespace with a name of its own, loopback up, and its own ``/etc/resolv.conf``."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, of_pid: int | None = None) -> None:
+        """`of_pid`: not a new one, but that of this process."""
         self.name = f"moorage-{label}-{uuid.uuid4().hex[:8]}"
         self.resolv_conf = CONFIGURATION / self.name / "resolv.conf"
         self.resolv_conf.parent.mkdir(parents=True)
         self.resolv_conf.touch()
-        _ip("netns", "add", self.name)
+        _ip("netns", *(("add", self.name) if of_pid is None else ("attach", self.name, str(of_pid))))
         self.ip("link", "set", "lo", "up")
         self._started: list[subprocess.Popen[bytes]] = []
 
