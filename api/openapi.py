@@ -20,6 +20,8 @@ REASONS = {
     503: "The supervisor does not answer",
 }
 
+Handler = Callable[..., BaseModel | Response | None]
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:
@@ -30,7 +32,9 @@ class Operation:
     """As Flask spells it, under the blueprint's prefix: ``/vms/<vm_id>``"""
     summary: str
     answer: type[BaseModel] | None
-    """None: 204, no body."""
+    """None: 204, no body, but for one that has a `media`."""
+    media: str
+    """The type of an answer that is no JSON; the handler makes that response itself."""
     status: int
     body: type[BaseModel] | None
     query: dict[str, str | None]
@@ -51,21 +55,26 @@ class Operations:
         path: str,
         *,
         answer: type[BaseModel] | None = None,
+        media: str = "",
         status: int = 200,
         body: type[BaseModel] | None = None,
         query: dict[str, str | None] | None = None,
         errors: tuple[int, ...] = (503,),
-    ) -> Callable[[Callable[..., BaseModel | None]], Callable[..., BaseModel | None]]:
+    ) -> Callable[[Handler], Handler]:
         """A decorator: the handler's docstring is the summary, its return value the body of the answer."""
 
-        def register(handler: Callable[..., BaseModel | None]) -> Callable[..., BaseModel | None]:
+        def register(handler: Handler) -> Handler:
             def respond(**arguments: str) -> Response:
                 result = handler(**arguments)
+                if isinstance(result, Response):
+                    return result
                 return Response(status=204) if result is None else json_response(result, status)
 
             summary = (handler.__doc__ or "").partition("\n")[0].rstrip(".")
             self._operations.append(
-                Operation(method, path, summary, answer, status if answer else 204, body, query or {}, errors)
+                Operation(
+                    method, path, summary, answer, media, status if answer or media else 204, body, query or {}, errors
+                )
             )
             self._blueprint.add_url_rule(path, f"{method} {path}", respond, methods=[method])
             return handler
@@ -108,6 +117,8 @@ def _described(operation: Operation) -> dict[str, Any]:
     success: dict[str, Any] = {"description": "Done"}
     if operation.answer:
         success = {"description": "The answer", "content": _content(operation.answer)}
+    elif operation.media:
+        success = {"description": "The answer", "content": {operation.media: {}}}
     described: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": parameters,

@@ -7,6 +7,7 @@ from typing import TypeVar
 from flask import Blueprint, Response, jsonify, request
 from pydantic import BaseModel, ValidationError
 
+from api.handover import hand_over
 from api.models import (
     Forward,
     ForwardList,
@@ -24,11 +25,15 @@ from api.models import (
 )
 from api.openapi import Operations
 from api.supervisor_client import ask
-from proto import messages
+from proto import messages, pcapng
+from proto.captures import OpenCapture
 from proto.errors import RequestFailed
 
 blueprint = Blueprint("v1", __name__, url_prefix="/v1")
 operations = Operations(blueprint)
+
+MAX_SNAPLEN_DIGITS = 6
+"""A frame has at most 131,072 bytes."""
 
 BodyT = TypeVar("BodyT", bound=BaseModel)
 
@@ -53,6 +58,17 @@ def show_vm(vm_id: str) -> VmDetail:
         if vm.id == vm_id:
             return VmDetail.of(vm)
     raise RequestFailed.because("not-found", f"there is no VM {vm_id}; GET /v1/vms lists them")
+
+
+@operations.add(
+    "GET", "/vms/<vm_id>/capture", media=pcapng.MEDIA_TYPE, query={"snaplen": "0"}, errors=(400, 404, 409, 503)
+)
+def capture_vm(vm_id: str) -> Response:
+    """Stream a VM's frames, or their first `snaplen` bytes, from now on until the reader hangs up."""
+    asked = request.args.get("snaplen", "0")
+    if not (asked.isascii() and asked.isdecimal() and len(asked) <= MAX_SNAPLEN_DIGITS):
+        raise RequestFailed.because("bad-request", f"snaplen: expected a number of bytes, got {asked!r}")
+    return hand_over(OpenCapture(vm_id, int(asked)))
 
 
 @operations.add("GET", "/networks", answer=NetworkList)

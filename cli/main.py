@@ -1,4 +1,5 @@
-"""``moorage serve``, ``moorage gvproxy``, ``moorage agent``, ``moorage qemu-wrapper`` and ``moorage version``.
+"""``moorage serve``, ``moorage gvproxy``, ``moorage agent``, ``moorage capture``, ``moorage qemu-wrapper``
+and ``moorage version``.
 
 Started under the name ``gvproxy``, by a link for example, it is ``moorage gvproxy``.
 """
@@ -14,6 +15,8 @@ from typing import NoReturn
 
 import click
 
+from cli.capture import DEFAULT_API
+from cli.capture import run as run_capture
 from cli.qemu_wrapper import run
 
 GVPROXY = "supervisor.gvproxy"
@@ -75,6 +78,19 @@ def qemu_wrapper(sock: str, command: tuple[str, ...]) -> None:
     """Connect to the unix socket SOCKET and become COMMAND, which has the connection as descriptor 3: for a QEMU with
     `-netdev socket,id=n,fd=3`."""
     sys.exit(run(sock, list(command)))
+
+
+@moorage.command(short_help="Show a VM's frames as pcapng.")
+@click.argument("vm", metavar="VM")
+@click.option(
+    "-w", "--write", "path", metavar="FILE", type=click.Path(dir_okay=False), help="Default: standard output."
+)
+@click.option("--snaplen", metavar="BYTES", type=click.IntRange(0, 131072), default=0, help="Of each frame; 0: all.")
+@click.option("--api", metavar="URL", default=DEFAULT_API, show_default=True, help="Or unix:///PATH.")
+def capture(vm: str, path: str | None, snaplen: int, api: str) -> None:
+    """Write the frames of VM, an id, a MAC or an address, as pcapng until Ctrl-C: for tcpdump, or for Wireshark, as in
+    `moorage capture vm1 | wireshark -k -i -`."""
+    sys.exit(run_capture(vm, path, snaplen, api))
 
 
 @moorage.command()

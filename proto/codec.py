@@ -19,7 +19,7 @@ import msgpack
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator, ValidationError
 
-from proto import events, messages, switch
+from proto import captures, events, messages, switch
 from proto.errors import CodecError
 
 VERSION = 1
@@ -28,7 +28,7 @@ MAX_MESSAGE_SIZE = 1 << 20
 MAX_REQUEST_ID = (1 << 63) - 1
 
 Message = Any
-"""An instance of any class of `proto.messages`, `proto.events` and `proto.switch`."""
+"""An instance of any class of `proto.messages`, `proto.events`, `proto.switch` and `proto.captures`."""
 
 _STRICTER: dict[str, dict[str, Any]] = {
     "int": {"strict": True},
@@ -54,7 +54,7 @@ def _strict(schema: Any) -> Any:
 
 _VALIDATORS = {
     name: SchemaValidator(_strict(TypeAdapter(kind).core_schema))
-    for name, kind in (vars(messages) | vars(events) | vars(switch)).items()
+    for name, kind in (vars(messages) | vars(events) | vars(switch) | vars(captures)).items()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 }
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import zmq.asyncio
 
+from proto.captures import OpenCapture
 from proto.channels import EventPublisher, Responder
 from proto.codec import Message
 from proto.messages import AttachLink, Expose, OpenTunnel
@@ -22,6 +23,7 @@ from supervisor.attach.http import HttpAttach
 from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Attachment, Host, Listener
 from supervisor.attach.options import Options
+from supervisor.captures import Captures
 from supervisor.children import Zygote
 from supervisor.config import Settings
 from supervisor.control import Control
@@ -168,11 +170,8 @@ class Service:
         worker_messages = WorkerMessages(vms, forwards, switch, events, announcer)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
-        handover_path = self._runtime / "handover.sock"
-        stack.callback(handover_path.unlink, missing_ok=True)
         attach = HttpAttach(networks, vms.attach, api.endpoints[len(api.endpoints) - len(self._settings.services) :])
-        handover = Handover(handover_path, {AttachLink: attach.take, OpenTunnel: Tunnels(forwards).take})
-        stack.push_async_callback(handover.close)
+        self._take_connections(stack, attach, Captures(vms), Tunnels(forwards))
         workers.start()
         control.start()
         await zygote.start()
@@ -210,6 +209,16 @@ class Service:
         vm = vms.attach(network, attachment)
         if vm is not None and options.end_with_vm:
             vm.closed.add_done_callback(end)
+
+    def _take_connections(
+        self, stack: AsyncExitStack, attach: HttpAttach, captures: Captures, tunnels: Tunnels
+    ) -> None:
+        """What the API server hands over."""
+        path = self._runtime / "handover.sock"
+        stack.callback(path.unlink, missing_ok=True)
+        stack.push_async_callback(captures.close)
+        handover = Handover(path, {AttachLink: attach.take, OpenCapture: captures.take, OpenTunnel: tunnels.take})
+        stack.push_async_callback(handover.close)
 
     def _logging_env(self) -> dict[str, str]:
         """How children that are not workers learn what to log."""

@@ -1,10 +1,10 @@
 """The engine's state as one struct, and the structs it is made of. The modules that work on it, lowest first:
 
-`link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts` (what is known of
-destinations), `icmp_errors`, `flow_table`, `segments`, `tcp_flows`, `tcp_opening`, `tcp_from_guest`, `tcp_to_guest` and
-`udp_flows` (flows and their host sockets), `switch` (frames to and from the other VMs of the network), `ip.reassembly`,
-`dispatch` (frames from the guest), `link.stream`, `link.messages` and `link.tap` (the kinds of link, both ways),
-`link.kinds` (which of them it is), `loop` (one turn), `engine` (the face to Python).
+`capture` (copies of frames), `link.output` (what goes to the guest), `upcall_queue` (what goes to Python), `verdicts`
+(what is known of destinations), `icmp_errors`, `flow_table`, `segments`, `tcp_flows`, `tcp_opening`, `tcp_from_guest`,
+`tcp_to_guest` and `udp_flows` (flows and their host sockets), `switch` (frames to and from the other VMs of the
+network), `ip.reassembly`, `dispatch` (frames from the guest), `link.stream`, `link.messages` and `link.tap` (the kinds
+of link, both ways), `link.kinds` (which of them it is), `loop` (one turn), `engine` (the face to Python).
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -72,6 +72,7 @@ cdef enum Tag:
     TAG_LISTENER = 4
     TAG_LINK_OUT = 5
     TAG_PEER = 6
+    TAG_CAPTURE = 7
 
 cdef enum FlowKind:
     FLOW_TCP = 6
@@ -326,6 +327,20 @@ cdef struct Switch:
     bint inbox_offloaded  # some of them
 
 
+cdef struct Capture:
+    # Somebody who gets a copy of every frame.
+    Capture* next
+    int fd
+    bint is_watched  # readiness tells of room; a file has always room
+    bint blocked
+    uint32_t interface  # its number in the section
+    uint32_t snaplen
+    uint64_t dropped  # since the last block
+    uint8_t* data
+    size_t start
+    size_t end
+
+
 cdef struct NatPair:
     Addr guest_side
     Addr host_side
@@ -353,6 +368,7 @@ cdef struct Core:
     uint8_t* rx
     size_t rx_have
     LinkOut out
+    Capture* captures  # NULL: nobody captures
     # who is who
     uint8_t gateway_mac[6]
     uint8_t guest_mac[6]

@@ -72,6 +72,8 @@ NAMES = (
     "upcalls.queued",
     "upcalls.dropped",
     "upcalls.verdicts",
+    "capture.frames",
+    "capture.dropped",
     "syscalls.wait",
     "syscalls.control",
     "syscalls.link_recv",

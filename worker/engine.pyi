@@ -96,6 +96,12 @@ class Engine:
         """
     def remove_peer(self, number: int) -> None:
         """A VM is gone. Raises KeyError on an unknown number."""
+    def add_capture(self, fd: int, interface: int, snaplen: int = 0) -> None:
+        """Write every frame of the link, or its first `snaplen` bytes, to `fd` as a pcapng block, until it is closed at
+        its other end or breaks; the engine owns it from now on, and makes it non-blocking.
+
+        `interface` is the frames' interface in the section, whose header `fd`'s reader has.
+        """
     def counters(self) -> dict[str, int]:
         """Every counter and gauge, by dotted name."""
     def flows(self, limit: int = 1000) -> Sequence[tuple[str, str, int, str, int, str, int, int]]:

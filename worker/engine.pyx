@@ -15,6 +15,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from posix.unistd cimport close as close_fd
 
+from worker.capture cimport capture_add, capture_close_all
 from worker.core cimport (
     FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, LINK_TAP, MAX_FRAME, MAX_LISTENERS,
     MAX_NAT, MAX_PEERS, MAX_SLICES, MAX_UDP_FLOWS, RX_READ, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON,
@@ -208,6 +209,7 @@ cdef class Engine:
         switch_close(core)
         if core.link_fd >= 0:
             link_flush(core)
+            capture_close_all(core)
             close_fd(core.link_fd)
             if core.link_out_fd != core.link_fd:
                 close_fd(core.link_out_fd)
@@ -440,6 +442,12 @@ cdef class Engine:
         if peer == NULL:
             raise KeyError(number)
         peer_remove(core, peer)
+
+    def add_capture(self, int fd, int interface, int snaplen=0):
+        os.set_blocking(fd, False)
+        cdef int error = capture_add(self._open(), fd, interface, snaplen)
+        if error:
+            raise OSError(error, f"capture: {os.strerror(error)}")
 
     def counters(self):
         cdef Core* core = self._open()

@@ -10,9 +10,10 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport free
 from libc.string cimport strerror
 
+from worker.capture cimport capture_flush
 from worker.core cimport (
-    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_LINK, TAG_LINK_OUT, TAG_LISTENER, TAG_PEER,
-    TAG_PYTHON, TAG_TCP, Listener, Peer, TcpFlow, UdpFlow, count,
+    FLOW_TCP, LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, TAG_CAPTURE, TAG_LINK, TAG_LINK_OUT, TAG_LISTENER,
+    TAG_PEER, TAG_PYTHON, TAG_TCP, Capture, Listener, Peer, TcpFlow, UdpFlow, count,
 )
 from worker.counters cimport C_SYSCALLS_WAIT
 from worker.dispatch cimport batch_done, frame_to_gateway
@@ -134,6 +135,8 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
         elif tag == TAG_LISTENER:
             if not (<Listener*>pointer).dead:
                 list_add(&core.listener_queue, &(<Listener*>pointer).host_queue)
+        elif tag == TAG_CAPTURE:
+            (<Capture*>pointer).blocked = False
         else:
             udp_host_event(core, <UdpFlow*>pointer, what)
     return found
@@ -271,6 +274,8 @@ cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noex
         serve_listeners(core)
         expire(core)
         send(core)
+        if core.captures != NULL:
+            capture_flush(core)
         bury(core)
         if found or core.upcalls.count or (deadline >= 0 and core.now >= deadline):
             return found

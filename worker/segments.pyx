@@ -7,6 +7,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from posix.uio cimport iovec
 
+from worker.capture cimport capture_last_of_batch
 from worker.core cimport count
 from worker.counters cimport C_TCP_FAST_RETRANSMITS, C_TCP_RETRANSMITS, C_TCP_TX_SEGMENTS
 from worker.link.output cimport out_commit, out_finish_frame, out_push, out_reserve, out_slot
@@ -62,6 +63,8 @@ cdef void emit_segment(Core* core, TcpFlow* flow, const OutSegment* segment) noe
         out_push(core, <const uint8_t*>pieces[0].iov_base, pieces[0].iov_len)
     if parts == 2:
         out_push(core, <const uint8_t*>pieces[1].iov_base, pieces[1].iov_len)
+    if core.captures != NULL:
+        capture_last_of_batch(core)
     count(core, C_TCP_TX_SEGMENTS)
     if segment.retransmission:
         count(core, C_TCP_RETRANSMITS)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import zmq.asyncio
 
+from proto.captures import AddCapture
 from proto.channels import Responder
 from proto.errors import RequestFailed
 from proto.fdpass import FdChannel
@@ -37,7 +38,7 @@ NETWORK = Network("default", "10.0.0.0/24", "10.0.0.1", "5a:94:ef:e4:0c:dd", "10
 
 
 class Datapath:
-    """Takes forwards and peers like the engine."""
+    """Takes forwards, peers and captures like the engine."""
 
     def __init__(self) -> None:
         self.joined: list[bool] = []
@@ -45,6 +46,7 @@ class Datapath:
         self.peers: dict[int, tuple[int, bytes, Sequence[bytes]]] = {}
         self.listeners: dict[int, tuple[int, int, bytes, int, bool]] = {}
         self.calls: list[tuple[int, bytes, int, bytes]] = []
+        self.captures: list[tuple[int, int, int]] = []
 
     def add_listener(
         self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
@@ -53,6 +55,9 @@ class Datapath:
 
     def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes) -> None:
         self.calls.append((fd, guest_ip, guest_port, first_bytes))
+
+    def add_capture(self, fd: int, interface: int, snaplen: int) -> None:
+        self.captures.append((fd, interface, snaplen))
 
     def remove_listener(self, forward_id: int) -> None:
         os.close(self.listeners.pop(forward_id)[0])
@@ -194,6 +199,20 @@ def test_a_socket_to_join_to_the_guest_arrives(tmp_path: Path) -> None:
             fd, *rest = scene.engine.calls[0]
             assert os.fstat(fd).st_ino == os.fstat(theirs.fileno()).st_ino
             assert rest == [widen(pack_ipv4("10.0.0.2")), 22, b"\xff"]
+            os.close(fd)
+
+    play(tmp_path, scenario)
+
+
+def test_a_connection_to_write_a_capture_to_arrives(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            await scene.channel.asend(AddCapture(2, 96), [theirs.fileno()])
+            assert (await scene.channel.arecv())[0] == Empty()
+            fd, *rest = scene.engine.captures[0]
+            assert os.fstat(fd).st_ino == os.fstat(theirs.fileno()).st_ino
+            assert rest == [2, 96]
             os.close(fd)
 
     play(tmp_path, scenario)

@@ -11,6 +11,7 @@ from libc.errno cimport EAGAIN, ECONNRESET, EINTR, EMSGSIZE, ENOBUFS, errno
 from libc.stdlib cimport calloc, free
 from posix.uio cimport iovec
 
+from worker.capture cimport FROM_GUEST, capture_frame
 from worker.core cimport (
     LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_MORE, OUT_SLOTS, RX_SIZE, MessageBatch, count, count_by,
 )
@@ -96,6 +97,7 @@ cdef int messages_receive(Core* core, unsigned int* detail) noexcept nogil:
         if batch.received[i].msg_hdr.msg_flags & MSG_TRUNC:
             count(core, C_ETHERNET_MALFORMED)
         else:
+            capture_frame(core, FROM_GUEST, core.rx + i * batch.stride, length)
             frame_from_guest(core, core.rx + i * batch.stride, length)
     batch_done(core)
     if at_end:

@@ -15,6 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memmove
 from posix.uio cimport iovec
 
+from worker.capture cimport TO_GUEST, capture_frame
 from worker.core cimport (
     FIFO_MARK_LEN, LINK_PREFIX_MAX, LINK_STREAM, OUT_BATCH_BYTES, OUT_FIFO_SIZE, OUT_SLOT_LEN, OUT_SLOTS, TAG_LINK,
     TAG_LINK_OUT, Core, count, count_by, token_of,
@@ -93,6 +94,7 @@ cdef void out_commit(Core* core, size_t frame_len) noexcept nogil:
     if core.link_kind != LINK_STREAM:
         store_u32(p, <unsigned int>(core.prefix_len + frame_len))
     put_prefix(core, p + mark_len(core), frame_len)
+    capture_frame(core, TO_GUEST, p + mark_len(core) + core.prefix_len, frame_len)
     core.out.fifo_end += mark_len(core) + core.prefix_len + frame_len
     count(core, C_LINK_TX_FRAMES)
     count_by(core, C_LINK_TX_BYTES, frame_len)

@@ -15,6 +15,7 @@ from libc.string cimport memcmp, memcpy, memmove
 from posix.uio cimport iovec
 from posix.unistd cimport read
 
+from worker.capture cimport FROM_GUEST, capture_frame
 from worker.core cimport (
     LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_GARBLED, LINK_MORE, MAX_FRAME, RX_READ, count, count_by,
 )
@@ -101,6 +102,7 @@ cdef int take_frames(Core* core, unsigned int* detail) noexcept nogil:
             break
         count(core, C_LINK_RX_FRAMES)
         count_by(core, C_LINK_RX_BYTES, length)
+        capture_frame(core, FROM_GUEST, core.rx + at + core.prefix_len, length)
         frame_from_guest(core, core.rx + at + core.prefix_len, length)
         at += core.prefix_len + length
     batch_done(core)

@@ -13,6 +13,7 @@ from libc.errno cimport EAGAIN, EINTR, ENODEV, errno
 from libc.stdint cimport uint8_t
 from posix.unistd cimport read
 
+from worker.capture cimport FROM_GUEST, capture_frame
 from worker.core cimport LINK_BROKEN, LINK_DRAINED, LINK_EOF, LINK_MORE, RX_SIZE, count, count_by
 from worker.counters cimport (
     C_ETHERNET_MALFORMED, C_LINK_RX_BYTES, C_LINK_RX_FRAMES, C_LINK_TX_DROPPED, C_SYSCALLS_LINK_RECV,
@@ -52,6 +53,7 @@ cdef void take_frame(Core* core, const uint8_t* frame, size_t length) noexcept n
         frame += VNET_HEADER_LEN
         length -= VNET_HEADER_LEN
     count_by(core, C_LINK_RX_BYTES, length)
+    capture_frame(core, FROM_GUEST, frame, length)
     frame_from_guest(core, frame, length)
     core.checksum_is_known = False
 

@@ -9,6 +9,7 @@ device too, and is done here for every other link.
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from worker.capture cimport TO_GUEST, capture_frame, capture_last_of_batch
 from worker.core cimport LINK_STREAM, OUT_SLOTS, SWITCH_OFFLOADED, SWITCH_PREFIX_LEN, count, count_by
 from worker.counters cimport C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES
 from worker.link.output cimport out_add, out_batch_full, out_finish_frame, out_push, out_slot, put_prefix
@@ -57,6 +58,7 @@ cdef void add_frame(Core* core, uint8_t* frame, size_t length) noexcept nogil:
         out_push(core, frame, length)
     else:
         out_add(core, frame, length)
+    capture_frame(core, TO_GUEST, frame, length)
     count_frame(core, length)
 
 
@@ -118,6 +120,8 @@ cdef void add_segment(
     memcpy(slot + TCP_CHECKSUM, &checksum, 2)
     out_finish_frame(core, slot, headers, length)
     out_push(core, payload, length)
+    if core.captures != NULL:
+        capture_last_of_batch(core)
 
 
 cdef bint add_cut(Core* core, const uint8_t* header, const uint8_t* frame, size_t length) noexcept nogil:
@@ -146,6 +150,7 @@ cdef bint add_offloaded(Core* core, uint8_t* header, size_t size) noexcept nogil
     cdef size_t length = size - VNET_HEADER_LEN
     if core.offloads:
         out_add(core, header, size)
+        capture_frame(core, TO_GUEST, frame, length)
         count_frame(core, length)
     elif header[1] != VNET_GSO_NONE:
         return add_cut(core, header, frame, length)
@@ -154,6 +159,14 @@ cdef bint add_offloaded(Core* core, uint8_t* header, size_t size) noexcept nogil
     else:
         add_frame(core, frame, length)
     return True
+
+
+cdef void capture_frames(Core* core, const uint8_t* data, size_t size) noexcept nogil:
+    """Each of several frames, behind its length."""
+    cdef size_t at = 0
+    while at < size:
+        capture_frame(core, TO_GUEST, data + at + SWITCH_PREFIX_LEN, load_u32(data + at))
+        at += SWITCH_PREFIX_LEN + load_u32(data + at)
 
 
 cdef size_t deliver(Core* core, uint8_t* data, size_t size) noexcept nogil:
@@ -167,6 +180,8 @@ cdef size_t deliver(Core* core, uint8_t* data, size_t size) noexcept nogil:
         if size == 0 or out_batch_full(core):
             return 0
         out_add(core, data, size)
+        if core.captures != NULL:
+            capture_frames(core, data, size)
         count_by(core, C_LINK_TX_FRAMES, core.switch.inbox_frames)
         count_by(core, C_LINK_TX_BYTES, size - core.switch.inbox_frames * SWITCH_PREFIX_LEN)
         return size

@@ -1,0 +1,149 @@
+"""Captures of real guests' traffic, by the command, while it goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dpkt
+import pytest
+
+from tests.guests.namespace import NamespaceGuest
+from tests.guests.pcapng import FROM_GUEST, TO_GUEST, Captured, interfaces, packets
+from tests.guests.service import MOORAGE, Attach, Service
+from tests.guests.waiting import wait_for
+
+pytestmark = pytest.mark.guest
+
+GATEWAY = "192.168.127.1"
+ECHO_REPLY, ECHO_REQUEST = 0, 8
+
+
+@pytest.fixture
+def guest(service: Service, attach: Attach) -> NamespaceGuest:
+    guest = attach(service)
+    guest.configure()
+    return guest
+
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def start(service: Service) -> Iterator[Start]:
+    """Starts ``moorage capture``; it goes with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: str, of: Service = service) -> subprocess.Popen[bytes]:
+            command = [str(MOORAGE), "capture", *arguments, "--api", f"unix://{of.api_path}"]
+            process = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
+            )
+            stack.callback(process.kill)
+            return process
+
+        yield start
+
+
+def echoes(seen: list[Captured], kind: int) -> list[tuple[int, int]]:
+    """The pings in a capture: their directions and sequence numbers."""
+    found = []
+    for packet in seen:
+        ip = dpkt.ethernet.Ethernet(packet.frame).data
+        if isinstance(ip, dpkt.ip.IP) and isinstance(ip.data, dpkt.icmp.ICMP) and ip.data.type == kind:
+            found.append((packet.direction, ip.data.data.seq))
+    return found
+
+
+def test_a_capture_can_be_read_while_it_grows(
+    service: Service, guest: NamespaceGuest, start: Start, tmp_path: Path
+) -> None:
+    file = tmp_path / "vm.pcapng"
+    process = start(guest.mac, "-w", str(file))
+    wait_for(lambda: file.exists() and file.stat().st_size, 10.0, "the capture to begin")
+    assert interfaces(file.read_bytes()) == [service.vm(guest.mac)["id"]]
+
+    def replies() -> int:
+        return len(echoes(packets(file.read_bytes()), ECHO_REPLY))
+
+    guest.sh(f"ping -c 2 -i 0.2 -W 5 {GATEWAY}")
+    wait_for(lambda: replies() == 2, 5.0, "the pings in the file")
+    guest.sh(f"ping -c 2 -i 0.2 -W 5 {GATEWAY}")
+    wait_for(lambda: replies() == 4, 5.0, "more pings in the file")
+    seen = packets(file.read_bytes())
+    assert [direction for direction, _ in echoes(seen, ECHO_REQUEST)] == [FROM_GUEST] * 4
+    assert [direction for direction, _ in echoes(seen, ECHO_REPLY)] == [TO_GUEST] * 4
+    process.send_signal(signal.SIGINT)
+    assert process.wait(5) == 0
+    wait_for(lambda: "capture of" in service.log_text() and "ended" in service.log_text(), 5.0, "its end")
+    shown = subprocess.run(["tcpdump", "-nr", str(file)], capture_output=True, text=True, check=True)
+    assert shown.stdout.count("ICMP echo request") == 4
+
+
+def test_tcpdump_reads_it_from_a_pipe(guest: NamespaceGuest, start: Start) -> None:
+    process = start(guest.mac, "--snaplen", "60")
+    assert process.stdout is not None
+    tcpdump = subprocess.Popen(
+        ["tcpdump", "-n", "-l", "-c", "3", "-r", "-", "icmp"], stdin=process.stdout, stdout=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+    guest.sh(f"ping -c 5 -i 0.2 -W 5 {GATEWAY}")
+    try:
+        shown, _ = tcpdump.communicate(timeout=20)
+    finally:
+        tcpdump.kill()
+        tcpdump.wait()
+    assert shown.count("ICMP echo re") == 3
+    guest.sh(f"ping -c 2 -i 0.2 -W 5 {GATEWAY}")
+    assert process.wait(10) == 0  # nobody reads any more
+
+
+def test_whoever_captures_no_such_vm_is_told(start: Start) -> None:
+    process = start("vm999")
+    _, said = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert said == b"moorage capture: there is no VM vm999; GET /v1/vms lists them\n"
+
+
+def test_four_captures_of_a_vm_are_enough(service: Service, guest: NamespaceGuest) -> None:
+    vm = service.vm(guest.mac)["id"]
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.settimeout(10)
+            sock.connect(str(service.api_path))
+            sock.sendall(f"GET /v1/vms/{vm}/capture HTTP/1.1\r\nHost: unix\r\n\r\n".encode())
+            assert sock.recv(65536).startswith(b"HTTP/1.1 200 OK\r\nContent-Type: application/x-pcapng\r\n")
+        status, text = service.request("GET", f"/v1/vms/{vm}/capture")
+        assert (status, json.loads(text)["code"]) == (409, "conflict")
+        assert service.request("GET", f"/v1/vms/{vm}/capture?snaplen=all")[0] == 400
+    wait_for(lambda: _captures(service, vm), 5.0, "room for another")
+
+
+def _captures(service: Service, vm: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(10)
+        sock.connect(str(service.api_path))
+        sock.sendall(f"GET /v1/vms/{vm}/capture HTTP/1.1\r\nHost: unix\r\n\r\n".encode())
+        return sock.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_capture_ends_with_its_worker_and_the_next_worker_can_be_captured(
+    own_service: Service, attach: Attach, start: Start
+) -> None:
+    guest = attach(own_service)
+    guest.configure()
+    first = start(guest.mac, of=own_service)
+    assert first.stdout is not None
+    assert first.stdout.read(4) == b"\x0a\x0d\x0d\x0a"
+    vm = own_service.vm(guest.mac)
+    os.kill(vm["worker_pid"], signal.SIGKILL)
+    assert first.wait(10) == 0
+    wait_for(lambda: own_service.vm(guest.mac)["worker_pid"] not in (0, vm["worker_pid"]), 10.0, "another worker")
+    wait_for(lambda: _captures(own_service, vm["id"]), 5.0, "a capture of the new worker")

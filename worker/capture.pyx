@@ -1,0 +1,205 @@
+# cython: language_level=3, boundscheck=True, wraparound=False, autotestdict=False
+"""Copies of a VM's frames, both ways, as pcapng blocks for whoever captures them (draft-ietf-opsawg-pcapng, 4.3).
+
+Each capture has a descriptor to write to, whose reader has been given the section's and the interface's header already.
+Blocks are gathered in a buffer of the capture's own and leave in one write at the end of the engine's turn. A reader
+that does not keep up loses frames, never the guest: what finds no room is counted, and the next block says how many are
+missing before it. A descriptor that cannot be written to any more ends its capture.
+
+A frame is taken where it crosses the link: before anything looks at it, or when it is queued for the guest, so that an
+offloaded segment is one long frame, with the checksum that nobody computed.
+"""
+
+from libc.errno cimport EAGAIN, EINTR, EPERM, errno
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memmove, memset
+from posix.uio cimport iovec
+from posix.unistd cimport close, write
+
+from worker.core cimport MAX_FRAME, TAG_CAPTURE, count, token_of
+from worker.counters cimport C_CAPTURE_DROPPED, C_CAPTURE_FRAMES
+from worker.readiness cimport READY_EDGE, READY_OUT, ready_add, ready_rearm, ready_remove
+
+cdef extern from "<time.h>" nogil:
+    cdef struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* out)
+    enum:
+        CLOCK_REALTIME
+
+cdef enum:
+    BUFFER_SIZE = 1048576
+    ENHANCED_PACKET_BLOCK = 6
+    OPTION_FLAGS = 2  # epb_flags
+    OPTION_DROP_COUNT = 4  # epb_dropcount
+    HEADER_LEN = 28
+    OPTIONS_LEN = 8 + 12 + 4  # flags, number of lost frames, end of options
+    TRAILER_LEN = 4
+
+
+cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen) noexcept nogil:
+    """Capture to a non-blocking descriptor from now on, which is the engine's then; 0, or an errno."""
+    cdef Capture* capture = <Capture*>calloc(1, sizeof(Capture))
+    cdef int error
+    if capture == NULL:
+        return errno
+    capture.data = <uint8_t*>malloc(BUFFER_SIZE)
+    if capture.data == NULL:
+        free(capture)
+        return errno
+    error = ready_add(&core.ready, fd, token_of(TAG_CAPTURE, capture), READY_OUT | READY_EDGE)
+    if error and error != EPERM:  # a file, which is always ready
+        free(capture.data)
+        free(capture)
+        return error
+    capture.is_watched = error == 0
+    capture.fd = fd
+    capture.interface = interface
+    capture.snaplen = snaplen if 0 < snaplen < MAX_FRAME else MAX_FRAME
+    capture.next = core.captures
+    core.captures = capture
+    return 0
+
+
+cdef void end(Core* core, Capture* capture) noexcept nogil:
+    if capture.is_watched:
+        ready_remove(&core.ready, capture.fd)
+    close(capture.fd)
+    free(capture.data)
+    free(capture)
+
+
+cdef void capture_close_all(Core* core) noexcept nogil:
+    """Write what can be written, and end every capture."""
+    cdef Capture* capture
+    capture_flush(core)
+    while core.captures != NULL:
+        capture = core.captures
+        core.captures = capture.next
+        end(core, capture)
+
+
+cdef bint drain(Core* core, Capture* capture) noexcept nogil:
+    """Write what waits, as far as it goes; False: nobody takes it any more."""
+    cdef ssize_t n
+    while capture.start != capture.end and not capture.blocked:
+        n = write(capture.fd, capture.data + capture.start, capture.end - capture.start)
+        if n >= 0:
+            capture.start += n
+        elif errno == EAGAIN:
+            capture.blocked = True
+            ready_rearm(&core.ready, capture.fd, READY_OUT)
+        elif errno != EINTR:
+            return False
+    if capture.start == capture.end:
+        capture.start = 0
+        capture.end = 0
+    return True
+
+
+cdef void capture_flush(Core* core) noexcept nogil:
+    """The end of a turn: hand on what was captured in it."""
+    cdef Capture** place = &core.captures
+    cdef Capture* capture
+    while place[0] != NULL:
+        capture = place[0]
+        if drain(core, capture):
+            place = &capture.next
+        else:
+            place[0] = capture.next
+            end(core, capture)
+
+
+cdef bint make_room(Core* core, Capture* capture, size_t length) noexcept nogil:
+    """Whether a block of that length fits now."""
+    if length <= BUFFER_SIZE - capture.end:
+        return True
+    drain(core, capture)  # a reader that is gone is found so again at the end of the turn
+    if capture.start:
+        memmove(capture.data, capture.data + capture.start, capture.end - capture.start)
+        capture.end -= capture.start
+        capture.start = 0
+    return length <= BUFFER_SIZE - capture.end
+
+
+cdef inline uint8_t* put(uint8_t* p, uint32_t value) noexcept nogil:
+    """In the byte order of the machine, as the section's header says."""
+    memcpy(p, &value, 4)
+    return p + 4
+
+
+cdef uint8_t* put_option(uint8_t* p, uint32_t code, uint32_t length) noexcept nogil:
+    cdef unsigned short head[2]
+    head[0] = <unsigned short>code
+    head[1] = <unsigned short>length
+    memcpy(p, head, 4)
+    return p + 4
+
+
+cdef void add_block(
+    Core* core, Capture* capture, uint32_t direction, const iovec* pieces, int n, size_t length, uint64_t at
+) noexcept nogil:
+    cdef size_t taken = length if length < capture.snaplen else capture.snaplen
+    cdef size_t padded = (taken + 3) & ~<size_t>3
+    cdef uint32_t total = <uint32_t>(HEADER_LEN + padded + OPTIONS_LEN + TRAILER_LEN)
+    cdef size_t left = taken
+    cdef size_t part
+    cdef uint8_t* p
+    cdef int i
+    if not make_room(core, capture, total):
+        capture.dropped += 1
+        count(core, C_CAPTURE_DROPPED)
+        return
+    p = capture.data + capture.end
+    p = put(put(put(p, ENHANCED_PACKET_BLOCK), total), capture.interface)
+    p = put(put(p, <uint32_t>(at >> 32)), <uint32_t>at)
+    p = put(put(p, <uint32_t>taken), <uint32_t>length)
+    for i in range(n):
+        part = pieces[i].iov_len if pieces[i].iov_len < left else left
+        memcpy(p, pieces[i].iov_base, part)
+        p += part
+        left -= part
+    memset(p, 0, padded - taken)
+    p = put(put_option(p + (padded - taken), OPTION_FLAGS, 4), direction)
+    p = put_option(p, OPTION_DROP_COUNT, 8)
+    memcpy(p, &capture.dropped, 8)
+    put(put(p + 8, 0), total)
+    capture.end += total
+    capture.dropped = 0
+    count(core, C_CAPTURE_FRAMES)
+
+
+cdef void add_blocks(Core* core, uint32_t direction, const iovec* pieces, int n) noexcept nogil:
+    """One frame, in pieces, to every capture."""
+    cdef Capture* capture = core.captures
+    cdef size_t length = 0
+    cdef timespec t
+    cdef int i
+    for i in range(n):
+        length += pieces[i].iov_len
+    clock_gettime(CLOCK_REALTIME, &t)
+    while capture != NULL:
+        add_block(
+            core, capture, direction, pieces, n, length, <uint64_t>t.tv_sec * 1000000000 + <uint64_t>t.tv_nsec
+        )
+        capture = capture.next
+
+
+cdef void capture_whole(Core* core, uint32_t direction, const uint8_t* frame, size_t length) noexcept nogil:
+    cdef iovec piece
+    piece.iov_base = <void*>frame
+    piece.iov_len = length
+    add_blocks(core, direction, &piece, 1)
+
+
+cdef void capture_last_of_batch(Core* core) noexcept nogil:
+    """The frame whose pieces were pushed to the batch last; what the link wants before it is left out."""
+    cdef iovec pieces[3]
+    cdef int first = core.out.first_piece[core.out.frame_count - 1]
+    cdef int n = core.out.count - first
+    memcpy(pieces, core.out.iov + first, n * sizeof(iovec))
+    pieces[0].iov_base = <uint8_t*>pieces[0].iov_base + core.prefix_len
+    pieces[0].iov_len -= core.prefix_len
+    add_blocks(core, TO_GUEST, pieces, n)
