@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tests.guests.bare import BareVm
-from tests.guests.namespace import Namespace
+from tests.guests.namespace import Namespace, Stdio
 from tests.guests.service import MOORAGE
 from tests.guests.waiting import wait_for
 
@@ -26,14 +26,17 @@ MAC = "5a:94:ef:e4:0c:ee"
 class Gvproxy:
     """One process, in a namespace that plays the host; its sockets and files in a directory."""
 
-    def __init__(self, host: Namespace, directory: Path, *flags: str, name: str = "") -> None:
+    def __init__(
+        self, host: Namespace, directory: Path, *flags: str, name: str = "", stdio: Stdio | None = None
+    ) -> None:
+        """`stdio`: its standard input and output, for ``-listen-stdio``."""
         self.directory = directory
         self.api = directory / f"{name}api.sock"
         self.qemu = directory / f"{name}qemu.sock"
         self.log = directory / f"{name}log"
         self.flags = [flag.replace("DIR", str(directory)) for flag in flags]
         with self.log.open("wb") as log:
-            self.process = host.start(str(MOORAGE), "gvproxy", *self.flags, output=log)
+            self.process = host.start(str(MOORAGE), "gvproxy", *self.flags, output=log, stdio=stdio)
 
     def __enter__(self) -> Self:
         self.wait_ready()
