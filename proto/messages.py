@@ -117,8 +117,8 @@ class Network:
 
 @dataclass(frozen=True, slots=True)
 class Spawn:
-    """Start a worker. Descriptors: the VM's link, one socket or two pipes (to read, to write); then the worker's end
-    of its SEQPACKET socket."""
+    """Start a worker. Descriptors: the VM's link, one socket or two pipes (to read, to write); the file that all
+    traffic is captured to, where there is one; then the worker's end of its SEQPACKET socket."""
 
     vm_id: str
     framing: Framing
@@ -131,6 +131,8 @@ class Spawn:
     """The VM's MAC where an earlier worker learned it; empty: not known yet."""
     first_bytes: bytes = b""
     """What was read from the link already; of messages, each behind its length as on a ``stream32``."""
+    capture_interface: int = -1
+    """The number of the VM's interface in the file of captures; -1: there is no such file."""
     log_level: str = "info"
     log_format: LogFormat = "text"
 

@@ -51,6 +51,7 @@ from supervisor.service import Service
     metavar="WHOSE",
     help="Whose address a guest sees on forwarded ports: keep, the client's own, or gateway. Default: keep.",
 )
+@click.option("--capture-file", metavar="FILE", help="Gets the traffic of all VMs, as pcapng; emptied first.")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML file with the names of these flags as keys.")
 @click.option("--runtime-dir", metavar="DIR", help="Sockets. Default: $RUNTIME_DIRECTORY, else /run/moorage for root.")
 @click.option("--state-dir", metavar="DIR", help="State. Default: $STATE_DIRECTORY, else /var/lib/moorage for root.")

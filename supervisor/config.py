@@ -204,6 +204,8 @@ class Settings(BaseModel):
     forward_source: ForwardSource = "keep"
     vpnkit_uuid_macs: dict[Annotated[str, AfterValidator(_uuid)], Mac] = {}
     """MACs of VMs that say who they are by a UUID; others get one and keep it."""
+    capture_file: Path | None = None
+    """Gets the traffic of all VMs."""
     runtime_dir: Path | None = None
     state_dir: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"

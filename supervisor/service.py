@@ -23,6 +23,7 @@ from supervisor.attach.http import HttpAttach
 from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Attachment, Host, Listener
 from supervisor.attach.options import Options
+from supervisor.capture_file import CaptureFile
 from supervisor.captures import Captures
 from supervisor.children import Zygote
 from supervisor.config import Settings
@@ -136,8 +137,7 @@ class Service:
             await forwards.settle()
             _stop_after_last(vms, listeners, stop)
 
-        worker_settings = WorkerSettings(workers_endpoint, self._settings.log_level, self._settings.log_format)
-        vms = Vms(zygote, workers, worker_settings, events, on_change)
+        vms = Vms(zygote, workers, self._worker_settings(stack, workers_endpoint), events, on_change)
         resolver = ResolverWatch()
         networks = {
             name: Network(name, spec, state, vms.is_attached) for name, spec in self._settings.all_networks().items()
@@ -219,6 +219,13 @@ class Service:
         stack.push_async_callback(captures.close)
         handover = Handover(path, {AttachLink: attach.take, OpenCapture: captures.take, OpenTunnel: tunnels.take})
         stack.push_async_callback(handover.close)
+
+    def _worker_settings(self, stack: AsyncExitStack, control_address: str) -> WorkerSettings:
+        file = None
+        if self._settings.capture_file is not None:
+            file = CaptureFile(self._settings.capture_file)
+            stack.callback(file.close)
+        return WorkerSettings(control_address, self._settings.log_level, self._settings.log_format, file)
 
     def _logging_env(self) -> dict[str, str]:
         """How children that are not workers learn what to log."""

@@ -36,6 +36,7 @@ from proto.messages import (
     WorkerStats,
 )
 from supervisor.attach.listener import Attachment
+from supervisor.capture_file import CaptureFile
 from supervisor.children import Backoff, Zygote, status_in_words
 from supervisor.networks import Network
 
@@ -82,6 +83,8 @@ class Vm:
         self.attached_at = time.time()
         self.runs = 0
         """Workers it has had."""
+        self.capture_interface = -1
+        """Its number in the file of captures; -1: there is none."""
         self.mac = ""
         self.ip = ""
         self.worker: Worker | None = None
@@ -129,6 +132,7 @@ class WorkerSettings:
     control_address: str
     log_level: str
     log_format: LogFormat
+    capture_file: CaptureFile | None = None
 
 
 class Vms:
@@ -178,6 +182,8 @@ class Vms:
         vm = Vm(f"vm{next(self._numbers)}", network, attachment)
         log.info("%s attached to %s on %s (%s)", vm.id, network.name, attachment.listener, attachment.peer)
         self._vms[vm.id] = vm
+        if self._settings.capture_file is not None:
+            vm.capture_interface = self._settings.capture_file.add_interface(vm.id)
         self._events.publish(VmAttached(vm.id, network.name))
         self._tasks[vm.id] = asyncio.get_running_loop().create_task(self._live(vm), name=vm.id)
         if attachment.gone is not None:
@@ -335,11 +341,14 @@ class Vms:
             resync=vm.runs > 0,
             guest_mac=vm.mac,
             first_bytes=b"" if vm.runs else vm.attachment.first_bytes,
+            capture_interface=vm.capture_interface,
             log_level=self._settings.log_level,
             log_format=self._settings.log_format,
         )
+        file = self._settings.capture_file
+        captures = [] if file is None else [file.fileno()]
         try:
-            pid = await self._zygote.spawn(message, [*vm.attachment.link.filenos(), theirs.fileno()])
+            pid = await self._zygote.spawn(message, [*vm.attachment.link.filenos(), *captures, theirs.fileno()])
         except BaseException:
             ours.close()
             raise

@@ -156,10 +156,14 @@ def take_first(engine: Engine, spawn: Spawn) -> None:
 
 
 def run(spawn: Spawn, link_fds: Sequence[int], channel_fd: int) -> None:
-    """Be the worker of one VM until its link ends. Owns the descriptors."""
+    """Be the worker of one VM until its link ends. Owns the descriptors: after those of the link comes that of the file
+    of captures, where there is one."""
     logs.configure(spawn.vm_id, spawn.log_level, spawn.log_format)
     channel = FdChannel(socket.socket(fileno=channel_fd))
-    engine = make_engine(spawn, link_fds)
+    captures = list(link_fds[-1:]) if spawn.capture_interface >= 0 else []
+    engine = make_engine(spawn, link_fds[: len(link_fds) - len(captures)])
+    for fd in captures:
+        engine.add_capture(fd, spawn.capture_interface)
     take_first(engine, spawn)  # before the loop, whose first turn reads what follows
 
     async def serve() -> None:

@@ -67,7 +67,7 @@ class Zygote:
             log.warning("refused a message: %s", error)
             return
         try:
-            if isinstance(message, Spawn) and len(fds) in (2, 3):
+            if isinstance(message, Spawn) and len(fds) in (2, 3, 4):
                 self._spawn(message, fds[:-1], fds[-1])
             else:
                 reason = f"{type(message).__name__} with {len(fds)} descriptors is no Spawn"

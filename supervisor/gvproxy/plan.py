@@ -65,8 +65,6 @@ def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
         given.stack.host_ip or flags["hostIP"],
     )
     warnings: list[str] = []
-    if flags["pcap"] or given.stack.capture_file:
-        raise ConfigError("-pcap: Moorage does not capture all traffic to a file")
     listeners = _listeners(flags, given)
     addressed = flags["listen"] or list(given.listen)
     services = flags["services"] or given.services
@@ -83,6 +81,8 @@ def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
         "log-level": "debug" if is_debug else _level(given.log_level, warnings),
         "log-format": LOG_FORMAT,
     }
+    if capture_file := flags["pcap"] or given.stack.capture_file:
+        values["capture-file"] = capture_file
     if notification := _notification(flags["notification"], given.notification):
         values["notification"] = notification
     pid_file = flags["pid-file"] or given.pid_file

@@ -14,6 +14,7 @@ from pathlib import Path
 import dpkt
 import pytest
 
+from tests.guests.host import make_host
 from tests.guests.namespace import NamespaceGuest
 from tests.guests.pcapng import FROM_GUEST, TO_GUEST, Captured, interfaces, packets
 from tests.guests.service import MOORAGE, Attach, Service
@@ -147,3 +148,30 @@ def test_a_capture_ends_with_its_worker_and_the_next_worker_can_be_captured(
     assert first.wait(10) == 0
     wait_for(lambda: own_service.vm(guest.mac)["worker_pid"] not in (0, vm["worker_pid"]), 10.0, "another worker")
     wait_for(lambda: _captures(own_service, vm["id"]), 5.0, "a capture of the new worker")
+
+
+def test_a_file_gets_all_traffic_of_all_vms_from_the_first_frame_on(attach: Attach, tmp_path: Path) -> None:
+    file = tmp_path / "all.pcapng"
+    file.write_text("what was there before")
+    with make_host() as host, Service(host, "--capture-file", str(file)) as service:
+        guests = [attach(service) for _ in range(2)]
+        for guest in guests:
+            guest.configure()
+        vms = [service.vm(guest.mac) for guest in guests]
+        os.kill(vms[0]["worker_pid"], signal.SIGKILL)
+        wait_for(lambda: service.vm(guests[0].mac)["worker_pid"] not in (0, vms[0]["worker_pid"]), 10.0, "a worker")
+        for guest in guests:
+            guest.sh(f"ping -c 3 -i 0.2 -W 5 {GATEWAY}")
+        data = wait_for(lambda: _with_replies(file, 6), 5.0, "the pings in the file")
+    assert interfaces(data) == [vm["id"] for vm in vms]
+    for number, guest in enumerate(guests):
+        mine = [packet for packet in packets(data) if packet.interface == number]
+        assert len(echoes(mine, ECHO_REPLY)) == 3
+        macs = {packet.frame[6:12] for packet in mine if packet.direction == FROM_GUEST}
+        assert macs == {bytes.fromhex(guest.mac.replace(":", ""))}
+        assert any(packet.frame[36:38] == b"\0\x43" for packet in mine)  # DHCP, to port 67
+
+
+def _with_replies(file: Path, count: int) -> bytes | None:
+    data = file.read_bytes()
+    return data if len(echoes(packets(data), ECHO_REPLY)) >= count else None
