@@ -38,23 +38,25 @@ def references(sock: socket.socket) -> int | None:
 
 
 def is_peer_gone(sock: socket.socket) -> bool:
-    """Whether the socket that this one is connected to has been closed."""
+    """Whether the socket that this one is connected to has been closed; not when it cannot be found out."""
     with contextlib.suppress(OSError):
         return _peer_inode(sock) == 0
-    with contextlib.suppress(OSError):
-        return not is_bound(sock.getpeername())
-    return True
+    try:
+        address = sock.getpeername()
+    except OSError:
+        return True
+    return not is_bound(address)
 
 
 def is_bound(address: Address) -> bool:
     """Whether a datagram socket has that address; also when it cannot be found out."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
             probe.connect(address)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:  # it is connected to somebody (EPERM), or its path is not for us (EACCES)
-            return True
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except OSError:  # connected to somebody (EPERM), not for us (EACCES), or no descriptor is left (EMFILE)
+        return True
     return True
 
 

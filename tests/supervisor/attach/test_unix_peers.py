@@ -1,6 +1,7 @@
 """What the system tells of a datagram socket's other ends, with unix_diag and without."""
 
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,18 @@ def test_a_name_is_bound_while_its_socket_is_open(tmp_path: Path) -> None:
     with bound(tmp_path / "s"):
         assert is_bound(str(tmp_path / "s"))
     assert not is_bound(str(tmp_path / "s"))
+
+
+def test_nobody_is_gone_while_no_descriptor_is_left_to_ask_with(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with bound(tmp_path / "ours") as ours, bound(tmp_path / "theirs"):
+        ours.connect(str(tmp_path / "theirs"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+        try:
+            answers = is_peer_gone(ours), is_bound(str(tmp_path / "theirs"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert answers == (False, True)
 
 
 def test_every_socket_that_is_connected_is_one_reference_more(tmp_path: Path) -> None:
