@@ -71,10 +71,13 @@ class Envelope:
 
 
 def encode(message: Message, request_id: int = 0, reply: bool = False) -> bytes:
-    """The message as bytes. Raises CodecError when it is larger than `MAX_MESSAGE_SIZE`."""
+    """The message as bytes. Raises CodecError when it is larger than `MAX_MESSAGE_SIZE`, or a text is no UTF-8."""
     assert type(message).__name__ in _VALIDATORS, message
     envelope = [VERSION, type(message).__name__, request_id, reply, _fields(message)]
-    data: bytes = msgpack.packb(envelope, default=_fields)
+    try:
+        data: bytes = msgpack.packb(envelope, default=_fields)
+    except UnicodeEncodeError as error:
+        raise CodecError(f"{type(message).__name__}: a text is no UTF-8: {error}") from error
     if len(data) > MAX_MESSAGE_SIZE:
         raise CodecError(f"{type(message).__name__} of {len(data)} bytes is over the limit of {MAX_MESSAGE_SIZE}")
     return data

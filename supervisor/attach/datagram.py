@@ -24,7 +24,7 @@ from proto.messages import Framing
 from supervisor.attach.link import Link, SocketLink
 from supervisor.attach.listener import Attachment, Host, Listener
 from supervisor.attach.options import NO_OPTIONS, Options
-from supervisor.attach.unix_peers import Address, is_peer_gone
+from supervisor.attach.unix_peers import Address, is_peer_gone, shown
 from supervisor.endpoints import MAX_UNIX_PATH, Endpoint, UnixEndpoint, bind_unix, unlink_endpoint
 from supervisor.errors import StartError
 
@@ -173,7 +173,7 @@ class DatagramListener(Listener):
         try:
             sock.connect(first.sender)
         except OSError as error:
-            log.warning("dropped a VM on %s: cannot answer %s: %s", self.endpoint, _shown(first.sender), error)
+            log.warning("dropped a VM on %s: cannot answer %s: %s", self.endpoint, shown(first.sender), error)
             sock.close()
             return False
         if hasattr(socket, "SO_PASSCRED"):
@@ -183,7 +183,7 @@ class DatagramListener(Listener):
             if datagram.sender == first.sender:
                 frames.append(datagram.data)
             else:
-                log.warning("lost a datagram to %s of %s", self.endpoint, _shown(datagram.sender))
+                log.warning("lost a datagram to %s of %s", self.endpoint, shown(datagram.sender))
         link = DatagramLink(sock, first.sender, self._on_link_closed)
         self._links.add(link)
         self._attach(link, first, frames)
@@ -197,7 +197,7 @@ class DatagramListener(Listener):
         first_bytes = b"".join(map(pack, frames))
         if len(first_bytes) > MAX_FIRST_BYTES:
             first_bytes = b""
-        peer = " ".join(filter(None, (first.peer, _shown(first.sender))))
+        peer = " ".join(filter(None, (first.peer, shown(first.sender))))
         self._host.attach(Attachment(link, self.kind, self.framing, str(self.endpoint), peer, first_bytes))
 
     def _on_link_closed(self, link: DatagramLink) -> None:
@@ -234,7 +234,3 @@ def _prepared(sock: socket.socket) -> socket.socket:
     if hasattr(socket, "SO_PASSCRED"):
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
     return sock
-
-
-def _shown(address: Address) -> str:
-    return address if isinstance(address, str) else "@" + address[1:].decode(errors="replace")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from supervisor.attach.datagram import MAX_DATAGRAM, SEND_BUFFER, Datagram, receive
-from supervisor.attach.unix_peers import Address, is_bound
+from supervisor.attach.unix_peers import Address, is_bound, shown
 
 MAX_VMS = 256
 BATCH = 64
@@ -129,7 +129,7 @@ class Relay:
             self._loop.call_later(PATIENCE, self._resume, vm)
             return False
         except OSError as error:
-            log.info("a VM at %s cannot be reached any more: %s", vm.address, error)
+            log.info("a VM at %s cannot be reached any more: %s", shown(vm.address), error)
             self._remove(vm)
             return False
         return True

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import struct
 
 Address = str | bytes
-"""A path, or a name of Linux's abstract kind."""
+"""A path, or a name of Linux's abstract kind: any bytes that its owner chose."""
 
 # linux/netlink.h, linux/sock_diag.h, linux/unix_diag.h; sock_diag(7)
 NETLINK_SOCK_DIAG = 4
@@ -23,18 +24,31 @@ UNIX_DIAG_REQ = struct.Struct("=BBHIIIII")
 UNIX_DIAG_MSG_SIZE = 16
 RTATTR = struct.Struct("=HH")
 INODE = struct.Struct("=I")
+TABLE_LINE = re.compile(rb"[0-9a-f]+: ([0-9A-F]{8}) [0-9A-F]{8} [0-9A-F]{8} [0-9A-F]{4} [0-9A-F]{2} +(\d+)\s")
+"""Of /proc/net/unix: the references, and the inode."""
+
+
+def shown(address: Address) -> str:
+    """For logs and messages."""
+    name = os.fsencode(address) if isinstance(address, str) else b"@" + address[1:]
+    text = name.decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def references(sock: socket.socket) -> int | None:
     """How many hold the socket in the kernel: itself, each socket that is connected to it, and for a moment whoever is
-    sending to it. None: the system does not say (proc_pid_net(5))."""
+    sending to it. None: the system does not say (proc_pid_net(5)).
+
+    A path may have a newline in it, and behind that what looks like a line about another's socket: the most counts.
+    """
     inode = str(os.fstat(sock.fileno()).st_ino).encode()
+    found: list[int] = []
     with contextlib.suppress(OSError), open("/proc/net/unix", "rb") as table:
         for line in table:
-            fields = line.split(None, 7)
-            if fields[6] == inode:
-                return int(fields[1], 16)
-    return None
+            match = TABLE_LINE.match(line)
+            if match and match[2] == inode:
+                found.append(int(match[1], 16))
+    return max(found, default=None)
 
 
 def is_peer_gone(sock: socket.socket) -> bool:

@@ -93,6 +93,11 @@ def test_a_message_at_the_size_limit_passes_and_one_byte_more_is_refused() -> No
         codec.decode(b"\xc0" * (codec.MAX_MESSAGE_SIZE + 1))
 
 
+def test_a_text_that_is_no_utf_8_is_refused() -> None:
+    with pytest.raises(CodecError, match="Failure: a text is no UTF-8"):
+        codec.encode(messages.Failure("internal", "\udcff"))
+
+
 @given(st.binary(max_size=200))
 def test_random_bytes_are_refused_quietly(data: bytes) -> None:
     with pytest.raises(CodecError):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from proto import codec
 from proto.framing import FrameReader
+from proto.messages import Failure
 from supervisor.attach import datagram
 from supervisor.attach.datagram import DatagramLink
 from supervisor.attach.kinds import parse_listener
@@ -342,6 +344,29 @@ def test_a_sender_that_cannot_be_answered_is_told_of_once_and_in_nobodys_way(
     asyncio.run(scenario())
     why = f"refused datagrams to unixgram://{path} of a sender without a path of its own, which cannot be answered"
     assert [record.getMessage() for record in caplog.records] == [why]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [(b"/\xff\n\x1b[31m", r"/\xff\n\x1b[31m"), (b"\0a\0\xff", r"@a\x00\xff")],
+    ids=["path", "abstract"],
+)
+def test_a_client_with_a_name_of_odd_bytes_attaches_and_can_be_shown(
+    path: Path, clients: Clients, name: bytes, shown: str
+) -> None:
+    async def scenario() -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as client:
+            directory = os.fsencode(path.parent)
+            client.bind(directory + name if name.startswith(b"/") else name)
+            async with bed_at(path) as bed:
+                client.connect(str(path))
+                client.send(MAGIC)
+                attachment = await bed.attachment()
+                assert attachment.peer.endswith(f" {path.parent}{shown}" if name.startswith(b"/") else f" {shown}")
+                assert codec.decode(codec.encode(Failure("internal", attachment.peer)))
+                attachment.link.close()
+
+    asyncio.run(scenario())
 
 
 def test_only_the_users_named_may_attach(path: Path, clients: Clients, caplog: pytest.LogCaptureFixture) -> None:
