@@ -114,6 +114,23 @@ def test_release_is_silent_and_honoured(service: Service, attach: Attach) -> Non
         next(vm.datagrams(68))
 
 
+@pytest.mark.parametrize("type_", [OFFER, DECLINE, ACK, NAK, 9])
+def test_other_types_are_not_answered(service: Service, attach: Attach, type_: int) -> None:
+    """other types error log; DECLINE: no reply"""
+    vm = attach(service)
+    vm.send_udp("0.0.0.0", 68, "255.255.255.255", 67, vm.dhcp_message(type_, transaction=8))
+    reply = vm.dhcp(vm.dhcp_message(DISCOVER, transaction=9))
+    assert (kind(reply), parse(reply).xid) == (OFFER, 9)
+
+
+@pytest.mark.parametrize("dst", ["255.255.255.255", GATEWAY, BROADCAST])
+def test_the_server_listens_on_every_address_of_its_own(service: Service, attach: Attach, dst: str) -> None:
+    """UDP 67 on any address."""
+    vm = attach(service)
+    vm.send_udp("0.0.0.0", 68, dst, 67, vm.dhcp_message(DISCOVER))
+    assert kind(next(vm.datagrams(68))) == OFFER
+
+
 def test_what_is_echoed_and_what_is_zero(service: Service, attach: Attach) -> None:
     """Echoed: op flipped, htype, xid, chaddr, flags, giaddr, options 61 and 82; zero: secs, ciaddr, siaddr, sname,
     file, hops."""

@@ -150,6 +150,19 @@ def test_a_reply_repeats_the_query(guest: NamespaceGuest, flags: int) -> None:
     assert (answer.edns, len(answer.authority), len(answer.additional)) == (-1, 0, 0)
 
 
+def test_a_class_that_is_any_is_answered_as_internet(guest: NamespaceGuest) -> None:
+    """class IN whatever was asked"""
+    query = dns.message.make_query("host.containers.internal.", "A", rdclass="ANY")
+    assert ask(guest, query).answer[0].to_text() == f"host.containers.internal. 0 IN A {HOST}"
+
+
+def test_a_name_is_asked_as_it_is_and_search_domains_are_the_guests(guest: NamespaceGuest, upstream: Names) -> None:
+    """Upstream: query with trailing dot, search list not applied"""
+    before = len(upstream.questions)
+    assert lookup(guest, "host.") == ("NXDOMAIN", [])
+    assert upstream.questions[before:] == [("host.", "A")]
+
+
 def test_an_answer_is_cut_to_512_bytes_or_what_edns_says(guest: NamespaceGuest) -> None:
     """UDP limit 512 or OPT size (min 512), TC when cut."""
     sizes: list[tuple[int | None, bool]] = [(None, True), (100, True), (1232, True), (4096, False)]
@@ -184,6 +197,12 @@ def test_zones_match_in_any_case_and_at_their_apex(guest: NamespaceGuest, servic
     assert lookup(guest, f"mIXEd.{zone}") == ("NOERROR", ["10.0.0.1"])
     assert lookup(guest, f"rE-7.{zone}") == ("NOERROR", ["10.0.0.2"])
     assert lookup(guest, zone) == ("NOERROR", ["10.0.0.3"])
+
+
+def test_a_zones_name_needs_no_dot_at_its_end(guest: NamespaceGuest, service: Service, zone: str) -> None:
+    """zone name must end with a dot; better: it need not"""
+    add(service, zone.removesuffix("."), record("a", "10.0.0.1"))
+    assert lookup(guest, f"a.{zone}") == ("NOERROR", ["10.0.0.1"])
 
 
 def test_the_first_record_by_name_or_regexp_gives_the_address(
