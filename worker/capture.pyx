@@ -4,7 +4,7 @@
 Each capture has a descriptor to write to, whose reader has been given the section's and the interface's header already.
 Blocks are gathered in a buffer of the capture's own and leave in one write at the end of the engine's turn. A reader
 that does not keep up loses frames, never the guest: what finds no room is counted, and the next block says how many are
-missing before it. A descriptor that cannot be written to any more ends its capture.
+missing before it. A reader that hangs up ends its capture, and so does a descriptor that cannot be written to any more.
 
 A frame is taken where it crosses the link: before anything looks at it, or when it is queued for the guest, so that an
 offloaded segment is one long frame, with the checksum that nobody computed.
@@ -105,7 +105,7 @@ cdef void capture_flush(Core* core) noexcept nogil:
     cdef Capture* capture
     while place[0] != NULL:
         capture = place[0]
-        if drain(core, capture):
+        if drain(core, capture) and not capture.hung_up:
             place = &capture.next
         else:
             place[0] = capture.next

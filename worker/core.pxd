@@ -333,6 +333,7 @@ cdef struct Capture:
     int fd
     bint is_watched  # readiness tells of room; a file has always room
     bint blocked
+    bint hung_up
     uint32_t interface  # its number in the section
     uint32_t snaplen
     uint64_t dropped  # since the last block

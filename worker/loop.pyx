@@ -137,6 +137,7 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
                 list_add(&core.listener_queue, &(<Listener*>pointer).host_queue)
         elif tag == TAG_CAPTURE:
             (<Capture*>pointer).blocked = False
+            (<Capture*>pointer).hung_up = what & (READY_RDHUP | READY_ERR) != 0
         else:
             udp_host_event(core, <UdpFlow*>pointer, what)
     return found

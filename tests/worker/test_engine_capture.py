@@ -163,6 +163,17 @@ def test_a_reader_that_hangs_up_ends_its_capture_and_no_other(bed: Bed) -> None:
     assert [packet.frame for packet in staying.read()][::2] == [arp(number) for number in range(3)]
 
 
+@pytest.mark.parametrize("readiness", ["epoll", "poll"])
+def test_a_reader_that_hangs_up_is_noticed_without_any_traffic(readiness: str) -> None:
+    bed = Bed(readiness=readiness)
+    capture = Capture(bed)
+    before = len(os.listdir("/proc/self/fd"))
+    capture.read()
+    capture.sock.close()
+    bed.run_until(lambda: len(os.listdir("/proc/self/fd")) == before - 2)
+    bed.close()
+
+
 def test_a_file_is_written_as_it_goes(bed: Bed, tmp_path: Path) -> None:
     fd = os.open(tmp_path / "pcapng", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     bed.engine.add_capture(fd, 0)
