@@ -8,16 +8,16 @@ in `api.connect`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from flask import Blueprint, Response, request
 
-from api import golang, gvproxy_stats
-from api.golang import GoError
+from api import gvproxy_stats
 from api.handover import hand_over
 from api.supervisor_client import ask
+from proto import forwarder, golang
 from proto.errors import RequestFailed
+from proto.golang import GoError
 from proto.messages import (
     AddZone,
     Empty,
@@ -46,8 +46,6 @@ blueprint = Blueprint("gvproxy", __name__)
 ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
 """gvproxy does not look at the method, but for the three routes that say ``post only``."""
 
-EXPOSE_FIELDS = {"local": str, "remote": str, "protocol": str}
-UNEXPOSE_FIELDS = {"local": str, "protocol": str}
 ZONE_FIELDS: dict[str, type] = {"Name": str, "Records": list, "DefaultIP": str, "Authoritative": bool}
 """The last is ours; gvproxy ignores it."""
 RECORD_FIELDS = {"Name": str, "IP": str, "Regexp": str}
@@ -61,8 +59,13 @@ def text_error(status: int, message: str) -> Response:
 
 
 def json_answer(value: Any) -> Response:
+    """A value as JSON."""
+    return go_json(golang.encode_value(value))
+
+
+def go_json(text: str) -> Response:
     """JSON under the content type that Go's sniffing gives it."""
-    return Response(golang.encode_value(value), content_type="text/plain; charset=utf-8")
+    return Response(text, content_type="text/plain; charset=utf-8")
 
 
 def empty_answer() -> Response:
@@ -84,21 +87,14 @@ def on_bad_request(error: GoError) -> Response:
 @blueprint.route("/services/forwarder/all", methods=ANY_METHOD)
 def all_forwards() -> Response:
     """Every forward, sorted by local address, then protocol."""
-    forwards = [forward for forward in ask(ListForwards(), Forwards).forwards if forward.network == "default"]
-    forwards.sort(key=lambda forward: (forward.local, forward.protocol))
-    return json_answer(
-        [{"local": forward.local, "remote": forward.remote, "protocol": forward.protocol} for forward in forwards]
-    )
+    forwards = ask(ListForwards(), Forwards).forwards
+    return go_json(forwarder.list_body(forward for forward in forwards if forward.network == "default"))
 
 
 @blueprint.route("/services/forwarder/expose", methods=ANY_METHOD)
 def expose() -> Response:
     """Forward a port or a unix socket of the host to a VM."""
-    wanted = read_body("ExposeRequest", EXPOSE_FIELDS)
-    local, protocol = wanted.get("local", ""), wanted.get("protocol") or "tcp"
-    remote = wanted.get("remote", "")
-    if protocol in ("tcp", "udp"):
-        remote = remote_address(remote)
+    local, remote, protocol = forwarder.read_expose(request.method, request.get_data(), request.remote_addr or "")
     try:
         ask(Expose(local, remote, protocol), Forward)
     except RequestFailed as error:
@@ -111,24 +107,14 @@ def expose() -> Response:
 @blueprint.route("/services/forwarder/unexpose", methods=ANY_METHOD)
 def unexpose() -> Response:
     """Stop a forward; its live connections go on."""
-    wanted = read_body("UnexposeRequest", UNEXPOSE_FIELDS)
+    local, protocol = forwarder.read_unexpose(request.method, request.get_data())
     try:
-        ask(Unexpose(wanted.get("local", ""), wanted.get("protocol") or "tcp"), Empty)
+        ask(Unexpose(local, protocol), Empty)
     except RequestFailed as error:
         if error.failure.code != "not-found":
             raise
         return text_error(500, "proxy not found")
     return empty_answer()
-
-
-def remote_address(remote: str) -> str:
-    """The remote end as asked for; without a host it is the caller's own address."""
-    host, port = golang.split_host_port(remote)
-    if host:
-        return remote
-    if not request.remote_addr:
-        raise GoError("address @: missing port in address")  # a caller on a unix socket has none
-    return f"{request.remote_addr}:{port}"
 
 
 @blueprint.route("/tunnel", methods=ANY_METHOD)
@@ -186,7 +172,7 @@ def zones() -> Response:
 @blueprint.route("/services/dns/add", methods=ANY_METHOD)
 def add_zone() -> Response:
     """Add a zone, or put records before those of the zone of that name."""
-    wanted = read_body("Zone", ZONE_FIELDS)
+    wanted = forwarder.read_post(request.method, request.get_data(), "Zone", ZONE_FIELDS)
     records = tuple(zone_record(record) for record in wanted.get("Records", ()))
     ask(AddZone(Zone(wanted.get("Name", ""), records, wanted.get("DefaultIP", ""), wanted.get("Authoritative"))), Empty)
     return empty_answer()
@@ -206,10 +192,3 @@ def zone_record(value: Any) -> ZoneRecord:
     """A record out of a request's body. Raises GoError."""
     fields = golang.read_struct(value, "Record", RECORD_FIELDS)
     return ZoneRecord(fields.get("IP", ""), fields.get("Name", ""), fields.get("Regexp", ""))
-
-
-def read_body(struct: str, fields: Mapping[str, type]) -> dict[str, Any]:
-    """The body of a POST as the fields of a Go struct. Raises GoError."""
-    if request.method != "POST":
-        raise GoError("post only")
-    return golang.read_struct(golang.decode_value(request.get_data()), struct, fields)

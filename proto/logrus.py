@@ -9,7 +9,10 @@ import json
 import logging
 import re
 from datetime import datetime
+from typing import Literal
 
+LogFormat = Literal["text", "json", "logrus"]
+"""Of the service's lines: for people, for programs, or as they are here."""
 LEVELS = {"critical": "fatal"}
 """Where logrus has another name than `logging`."""
 _PLAIN = re.compile(r"[A-Za-z0-9\-._/@^+]*")

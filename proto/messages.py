@@ -21,16 +21,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from proto.logrus import LogFormat
+
 Framing = Literal["stream32", "stream16", "messages", "tap", "tap-vnet"]
-"""How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths, or one frame a message.
-"""
+"""How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths, or a frame a message."""
 
 ForwardProtocol = Literal["tcp", "udp", "unix"]
 ForwardSource = Literal["keep", "gateway"]
 """Whose address the guest sees: the client's own where it can answer it, or always the gateway's."""
-
-LogFormat = Literal["text", "json", "logrus"]
-"""For people, for programs, or as gvproxy's lines are (`proto.logrus`)."""
 
 NetworkMode = Literal["shared", "isolated"]
 """Whether VMs of a network see each other, or each is alone."""
@@ -110,6 +108,8 @@ class Network:
     """Guest-side address -> host-side address, such as ``{"192.168.127.254": "127.0.0.1"}``."""
     link_local: bool = False
     """169.254.0.0/16 may be reached."""
+    guest_api: bool = False
+    """Port 80 of the gateway serves guests the forwarder routes of the API."""
 
 
 # --- supervisor <-> zygote ---------------------------------------------------------------------------------------

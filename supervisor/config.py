@@ -27,7 +27,8 @@ from uuid import UUID
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from proto.messages import ForwardSource, LogFormat, NetworkMode
+from proto.logrus import LogFormat
+from proto.messages import ForwardSource, NetworkMode
 from supervisor.attach.kinds import MAX_MTU, ListenerSpec, parse_listener
 from supervisor.attach.options import DEFAULT_NETWORK
 from supervisor.dns_settings import DnsSettings, RecordSettings, ZoneSettings
@@ -76,6 +77,16 @@ def _subnet(value: object) -> IPv4Network:
             f"expected an IPv4 network such as 192.168.127.0/24, between /{MIN_PREFIX} and /{MAX_PREFIX}; got {value!r}"
         )
     return subnet
+
+
+def _ports(value: object) -> tuple[range, ...]:
+    if isinstance(value, bool):
+        return (range(1 << 16),) if value else ()
+    ranges = [re.fullmatch(r"(\d{1,5})(?:-(\d{1,5}))?", str(text)) for text in value] if isinstance(value, list) else []
+    found = [range(int(match[1]), int(match[2] or match[1]) + 1) for match in ranges if match]
+    if not found or len(found) < len(ranges) or not all(0 <= ports.start < ports.stop <= 1 << 16 for ports in found):
+        raise ValueError(f'expected true, false or a list of ports such as ["8000-8999"]; got {value!r}')
+    return tuple(found)
 
 
 def _subnet_of(value: object) -> tuple[str, IPv4Network]:
@@ -131,6 +142,8 @@ class NetworkSettings(BaseModel):
     port_security: bool = True
     link_local: bool = False
     """169.254.0.0/16 of the host's network, where clouds keep their metadata, may be reached."""
+    guest_api: Annotated[tuple[range, ...], BeforeValidator(_ports)] = ()
+    """Guests may forward ports of these of the host to themselves, by ``http://GATEWAY/services/forwarder/expose``."""
     dhcp_static_leases: dict[IPv4Address, Mac] = {}
     dns: DnsSettings | None = None
 
@@ -153,6 +166,8 @@ class NetworkSpec:
     chosen_nat: dict[IPv4Address, IPv4Address] | None = None
     link_local: bool = False
     """169.254.0.0/16 of the host's network may be reached."""
+    guest_api: tuple[range, ...] = ()
+    """Ports of the host that guests may forward to themselves; empty: they may not ask."""
 
     @property
     def gateway_ip(self) -> IPv4Address:
@@ -228,6 +243,7 @@ class Settings(BaseModel):
                 given.host_ip,
                 given.nat,
                 given.link_local,
+                given.guest_api,
             )
             for name, given in named.items()
         }

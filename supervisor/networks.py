@@ -54,6 +54,7 @@ class Network:
             domain_upstreams=dict(spec.dns.upstreams),
             nat={str(guest_side): str(host_side) for guest_side, host_side in spec.nat.items()},
             link_local=spec.link_local,
+            guest_api=bool(spec.guest_api),
         )
 
     def info(self, now: float) -> messages.NetworkInfo:

@@ -26,10 +26,10 @@ from proto.counters import lasting
 from proto.errors import ChannelError, CodecError, RequestFailed
 from proto.events import VmAttached, VmDetached, WorkerRestarted
 from proto.fdpass import FdChannel
+from proto.logrus import LogFormat
 from proto.messages import (
     Failure,
     GetStats,
-    LogFormat,
     Shutdown,
     Spawn,
     UpdateNetwork,

@@ -11,9 +11,11 @@ from proto.channels import EventPublisher
 from proto.codec import Message
 from proto.errors import RequestFailed
 from proto.events import GuestKnown
-from proto.messages import GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
+from proto.guest_requests import GuestExpose, GuestUnexpose, ListGuestForwards
+from proto.messages import Empty, GuestSeen, Hello, LeaseRelease, LeaseRequest, LinkClosed, WorkerStats
 from supervisor.announcer import Announcer
 from supervisor.forwards.table import Forwards
+from supervisor.guest_forwards import GuestForwards
 from supervisor.switch import Switch
 from supervisor.vms import Vm, Vms
 
@@ -28,6 +30,7 @@ class WorkerMessages:
     ) -> None:
         self._vms = vms
         self._forwards = forwards
+        self._guest_forwards = GuestForwards(forwards)
         self._switch = switch
         self._events = events
         self._announcer = announcer
@@ -38,6 +41,9 @@ class WorkerMessages:
             GuestSeen: self._guest_seen,
             LinkClosed: self._link_closed,
             WorkerStats: self._stats,
+            ListGuestForwards: self._list_forwards,
+            GuestExpose: self._expose,
+            GuestUnexpose: self._unexpose,
         }
 
     async def handle(self, peer: bytes, message: Message) -> Message | None:
@@ -96,6 +102,17 @@ class WorkerMessages:
         if not message.by_guest or message.reason != "eof":
             log.warning("the link of %s is closed: %s", vm.id, message.reason)
         vm.close(message.reason[:200])
+
+    async def _list_forwards(self, vm: Vm, _: ListGuestForwards) -> Message:
+        return self._guest_forwards.list(vm)
+
+    async def _expose(self, vm: Vm, message: GuestExpose) -> Message:
+        await self._guest_forwards.expose(vm, message)
+        return Empty()
+
+    async def _unexpose(self, vm: Vm, message: GuestUnexpose) -> Message:
+        await self._guest_forwards.unexpose(vm, message)
+        return Empty()
 
     async def _stats(self, vm: Vm, message: WorkerStats) -> None:
         if vm.worker is not None:

@@ -26,8 +26,6 @@ from proto.messages import (
     Failure,
     GetStats,
     Hello,
-    LeaseRelease,
-    LeaseRequest,
     Network,
     RemoveForward,
     Shutdown,
@@ -93,7 +91,7 @@ class Control:
         for work in (self._receive_descriptors(), self._report()):
             self._keep(loop.create_task(work))
 
-    async def ask(self, message: LeaseRequest | LeaseRelease, timeout: float) -> Any:
+    async def ask(self, message: Any, timeout: float) -> Any:
         """The supervisor's answer. Raises ChannelError."""
         return await self._requester.request(message, timeout)
 

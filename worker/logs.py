@@ -6,8 +6,7 @@ import json
 import logging
 import sys
 
-from proto.logrus import LogrusFormatter
-from proto.messages import LogFormat
+from proto.logrus import LogFormat, LogrusFormatter
 
 
 class _Format(logging.Formatter):

@@ -108,8 +108,8 @@ class Worker:
         self._engine.set_verdict(proto, dst, dport, verdict.action, verdict.host_addr, verdict.host_port)
         self._engine.inject(frame)
 
-    def _on_stream(self, fd: int, _src: bytes, _sport: int, _dst: bytes, dport: int) -> None:
-        self._gateway.on_stream(fd, dport)
+    def _on_stream(self, fd: int, src: bytes, _sport: int, _dst: bytes, dport: int) -> None:
+        self._gateway.on_stream(fd, src, dport)
 
     def _on_guest(self, mac: bytes, ip: bytes) -> None:
         packed = narrow(ip)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from proto.messages import LogFormat
+from proto.logrus import LogFormat
 from supervisor.attach.kinds import KINDS, ListenerSpec
 from supervisor.attach.options import Options
 from supervisor.config import Settings, load
@@ -234,6 +234,7 @@ def _network(given: ConfigFile, addresses: Addresses, flags: Mapping[str, Any], 
         "gateway-ip": addresses.gateway,
         "host-ip": addresses.host,
         "nat": stack.nat or None,
+        "guest-api": True,
         "link-local": flags["ec2-metadata-access"] or given.ec2_metadata_access or stack.ec2_metadata_access,
         "dhcp-static-leases": stack.static_leases if has_file else {addresses.device: DEVICE_MAC},
         "dns": {

@@ -206,3 +206,23 @@ services: [tcp://127.0.0.1:1]
     ]
     assert settings.notification == UnixEndpoint("/run/told")
     assert settings.services == (TcpEndpoint("127.0.0.1", 1),)
+
+
+@pytest.mark.parametrize(
+    ("value", "ports"),
+    [
+        ("false", ()),
+        ("true", (range(65536),)),
+        ("[8080, 9000-9001]", (range(8080, 8081), range(9000, 9002))),
+    ],
+)
+def test_guests_may_forward_all_ports_or_some_or_none(tmp_path: Path, value: str, ports: tuple[range, ...]) -> None:
+    settings = load({}, write(tmp_path, f"networks: {{lab: {{guest-api: {value}}}}}"))
+    assert settings.all_networks()["lab"].guest_api == ports
+    assert settings.all_networks()["default"].guest_api == ()
+
+
+@pytest.mark.parametrize("value", ["[]", "80", "[http]", "[9-8]", "[1-70000]", "['-1']"])
+def test_ports_that_are_none_are_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigError, match=r"networks\.lab\.guest-api: expected true, false or a list of ports"):
+        load({}, write(tmp_path, f"networks: {{lab: {{guest-api: {value}}}}}"))

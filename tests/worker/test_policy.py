@@ -76,3 +76,11 @@ def test_link_local_addresses_are_reached_only_where_the_network_may() -> None:
     assert POLICY.decide(TCP, metadata, 80).action is Action.REFUSE
     allowed = Policy.of(replace(NETWORK, link_local=True))
     assert allowed.decide(TCP, metadata, 80).action is Action.CARRY
+
+
+def test_the_api_is_local_only_where_the_network_has_it() -> None:
+    gateway = wide("192.168.127.1")
+    assert POLICY.decide(TCP, gateway, 80).action is Action.REFUSE
+    served = Policy.of(replace(NETWORK, guest_api=True))
+    assert served.decide(TCP, gateway, 80).action is Action.LOCAL
+    assert served.decide(UDP, gateway, 80).action is Action.REFUSE

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from proto.errors import ChannelError, RequestFailed
 from proto.messages import Lease, LeaseRelease, LeaseRequest, Network
-from worker.addr import narrow, pack_ipv4, pack_mac, widen
+from worker.addr import ipv4_text, narrow, pack_ipv4, pack_mac, widen
 from worker.policy import ICMP, Policy
 from worker.services import icmp
 from worker.services.arp import ArpResponder
@@ -24,6 +24,7 @@ from worker.services.dhcp import SERVER_PORT, DhcpServer, Exchange, Refused
 from worker.services.dns import Answered, DnsServer, Query
 from worker.services.dns_resolver import Resolver
 from worker.services.frames import ETHERTYPE_ARP, Datagram, ethertype, pull_ipv4, pull_udp
+from worker.services.guest_api import HTTP_PORT, MAX_HEAD, AskSupervisor, GuestApi
 from worker.services.icmp import IcmpResponder
 from worker.services.ntp import NtpServer
 from worker.services.ping import PingRelay
@@ -35,14 +36,15 @@ LEASE_TIMEOUT = 3.0
 """Seconds the supervisor has; a DHCP client asks again after four (RFC 2131 4.1)."""
 MAX_LEASE_QUESTIONS = 16
 """DHCP exchanges of one VM under way at once."""
-MAX_DNS_STREAMS = 32
+MAX_STREAMS = 32
+"""Connections to one of the gateway's services at once."""
 DNS_STREAM_TIMEOUT = 10.0
 """Seconds a DNS connection may stay idle, or its client may not read (RFC 7766 6.2.3)."""
 
 log = logging.getLogger(__name__)
 
-AskSupervisor = Callable[[LeaseRequest | LeaseRelease, float], Awaitable[Any]]
-"""(message, timeout) -> answer; raises ChannelError."""
+ServeStream = Callable[[asyncio.StreamReader, asyncio.StreamWriter, str], Awaitable[None]]
+"""Serves one connection of a client, whose address is the last; may raise OSError and EOFError at its end."""
 
 
 class Sender(Protocol):
@@ -55,7 +57,7 @@ class Sender(Protocol):
 
 
 class Gateway:
-    """ARP, DHCP, DNS, ICMP and NTP for one VM."""
+    """ARP, DHCP, DNS, ICMP, NTP and the API for one VM."""
 
     def __init__(
         self,
@@ -81,8 +83,13 @@ class Gateway:
         self._ntp = NtpServer()
         self._tasks: set[asyncio.Task[None]] = set()
         self._lease_questions = 0
-        self._streams = 0
-        self._counters = dict.fromkeys(("services.ignored", "dhcp.unanswered", "dns.streams", "dns.streams_refused"), 0)
+        self._api = GuestApi(vm_id, ask_supervisor)
+        self._stream_services: dict[int, tuple[str, ServeStream]] = {DNS_PORT: ("dns", self._serve_dns_stream)}
+        if network.guest_api:
+            self._stream_services[HTTP_PORT] = ("guest_api", self._api.serve)
+        self._streams = {"dns": 0, "guest_api": 0}
+        self._counters = dict.fromkeys(("services.ignored", "dhcp.unanswered"), 0)
+        self._counters |= {f"{name}.{what}": 0 for name in self._streams for what in ("streams", "streams_refused")}
         self._udp_services = {DNS_PORT: self._on_dns, SERVER_PORT: self._on_dhcp, NTP_PORT: self._on_ntp}
 
     def update(self, network: Network) -> None:
@@ -93,7 +100,7 @@ class Gateway:
 
     def counters(self) -> dict[str, int]:
         """Of all services."""
-        services = (self._arp, self._dhcp, self._dns, self._resolver, self._icmp, self._ping, self._ntp)
+        services = (self._arp, self._dhcp, self._dns, self._resolver, self._icmp, self._ping, self._ntp, self._api)
         merged = dict(self._counters)
         for service in services:
             merged |= service.counters
@@ -144,15 +151,17 @@ class Gateway:
         for answer in self._icmp.error(echo.packet, icmp.UNREACHABLE, code):
             self._engine.send_frame(answer)
 
-    def on_stream(self, fd: int, dport: int) -> None:
-        """A TCP connection to the gateway; `fd` is ours from now on."""
-        if dport != DNS_PORT or self._streams >= MAX_DNS_STREAMS:
-            self._counters["dns.streams_refused" if dport == DNS_PORT else "services.ignored"] += 1
+    def on_stream(self, fd: int, src: bytes, dport: int) -> None:
+        """A TCP connection of `src` to the gateway; `fd` is ours from now on."""
+        name, serve = self._stream_services.get(dport, ("", None))
+        if serve is None or self._streams[name] >= MAX_STREAMS:
+            self._counters[f"{name}.streams_refused" if serve is not None else "services.ignored"] += 1
             os.close(fd)
             return
-        self._counters["dns.streams"] += 1
-        self._streams += 1
-        self._start(self._serve_dns_stream(socket.socket(fileno=fd)))
+        client = narrow(src)
+        self._counters[f"{name}.streams"] += 1
+        self._streams[name] += 1
+        self._start(self._serve_stream(name, serve, socket.socket(fileno=fd), ipv4_text(client) if client else ""))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -223,33 +232,36 @@ class Gateway:
     async def _forward_dns(self, datagram: Datagram, query: Query) -> None:
         self._answer(datagram, self._dns.fit(query, await self._resolver.resolve(query)))
 
-    async def _serve_dns_stream(self, sock: socket.socket) -> None:
+    async def _serve_dns_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _: str) -> None:
         """Answer one client's queries, in their order, until it is done or idle."""
+        while True:
+            async with asyncio.timeout(DNS_STREAM_TIMEOUT):
+                length = int.from_bytes(await reader.readexactly(2), "big")
+                wire = await reader.readexactly(length)
+            decision = self._dns.receive(wire, over_tcp=True)
+            if decision is None:
+                return
+            if isinstance(decision, Answered):
+                answer = decision.wire
+            else:
+                answer = self._dns.fit(decision.query, await self._resolver.resolve(decision.query))
+            writer.write(len(answer).to_bytes(2, "big") + answer)
+            async with asyncio.timeout(DNS_STREAM_TIMEOUT):
+                await writer.drain()
+
+    async def _serve_stream(self, name: str, serve: ServeStream, sock: socket.socket, client: str) -> None:
         try:
-            reader, writer = await asyncio.open_unix_connection(sock=sock)
+            reader, writer = await asyncio.open_unix_connection(sock=sock, limit=MAX_HEAD)
         except (OSError, ValueError):
             sock.close()
-            self._streams -= 1
+            self._streams[name] -= 1
             return
         try:
-            while True:
-                async with asyncio.timeout(DNS_STREAM_TIMEOUT):
-                    length = int.from_bytes(await reader.readexactly(2), "big")
-                    wire = await reader.readexactly(length)
-                decision = self._dns.receive(wire, over_tcp=True)
-                if decision is None:
-                    return
-                if isinstance(decision, Answered):
-                    answer = decision.wire
-                else:
-                    answer = self._dns.fit(decision.query, await self._resolver.resolve(decision.query))
-                writer.write(len(answer).to_bytes(2, "big") + answer)
-                async with asyncio.timeout(DNS_STREAM_TIMEOUT):
-                    await writer.drain()
+            await serve(reader, writer, client)
         except (OSError, EOFError):  # TimeoutError is an OSError; IncompleteReadError an EOFError
             return
         finally:
-            self._streams -= 1
+            self._streams[name] -= 1
             writer.close()
 
     def _answer(self, datagram: Datagram, payload: bytes) -> None:

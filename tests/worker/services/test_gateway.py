@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proto.errors import RequestFailed, RequestTimeout
 from proto.messages import Lease, LeaseRelease, LeaseRequest, Network
-from worker.addr import narrow, pack_ipv4
+from worker.addr import narrow, pack_ipv4, widen
 from worker.policy import Policy
 from worker.services import gateway
 from worker.services.dns import Query
@@ -156,7 +156,7 @@ def test_dns_over_tcp_serves_several_queries_on_one_connection(
 
     async def scenario(scene: Scene) -> None:
         ours, theirs = socket.socketpair()
-        scene.gateway.on_stream(theirs.detach(), 53)
+        scene.gateway.on_stream(theirs.detach(), widen(GUEST), 53)
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         for wire, size in ((query("gateway.containers.internal."), 0), (query("example.com."), 9000)):
             writer.write(len(wire).to_bytes(2, "big") + wire)
@@ -171,12 +171,12 @@ def test_dns_over_tcp_serves_several_queries_on_one_connection(
 
 def test_idle_cut_and_surplus_dns_connections_are_closed(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gateway, "DNS_STREAM_TIMEOUT", 0.05)
-    monkeypatch.setattr(gateway, "MAX_DNS_STREAMS", 2)
+    monkeypatch.setattr(gateway, "MAX_STREAMS", 2)
 
     async def scenario(scene: Scene) -> None:
         pairs = [socket.socketpair() for _ in range(4)]
-        for (_, theirs), port in zip(pairs, (53, 53, 53, 80), strict=True):
-            scene.gateway.on_stream(theirs.detach(), port)
+        for (_, theirs), port in zip(pairs, (53, 53, 53, 81), strict=True):
+            scene.gateway.on_stream(theirs.detach(), widen(GUEST), port)
         pairs[0][0].send(b"\0")
         for ours, _ in pairs:
             ours.setblocking(False)

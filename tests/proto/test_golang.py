@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.golang import GoError, decode_value, encode_value, read_struct, split_host_port
+from proto.golang import GoError, decode_value, encode_value, read_struct, split_host_port
 
 
 @pytest.mark.parametrize(
