@@ -178,12 +178,10 @@ class DatagramListener(Listener):
             return False
         if hasattr(socket, "SO_PASSCRED"):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
-        frames = []
-        for datagram in (*waiting, *drain(sock)):
-            if datagram.sender == first.sender:
-                frames.append(datagram.data)
-            else:
-                log.warning("lost a datagram to %s of %s", self.endpoint, shown(datagram.sender))
+        received = (*waiting, *drain(sock))
+        frames = [datagram.data for datagram in received if datagram.sender == first.sender]
+        if len(frames) < len(received):
+            log.warning("lost datagrams to %s of other senders: %d", self.endpoint, len(received) - len(frames))
         link = DatagramLink(sock, first.sender, self._on_link_closed)
         self._links.add(link)
         self._attach(link, first, frames)

@@ -19,8 +19,9 @@ from supervisor.attach.unix_peers import Address, is_bound, shown
 MAX_VMS = 256
 BATCH = 64
 """Frames of one socket before the loop goes round."""
-PATIENCE = 0.002
-"""s until a frame is offered again to a VM whose queue was full: nothing tells when it no longer is."""
+PATIENCE, LONGEST_PATIENCE = 0.002, 0.1
+"""s until a frame is offered again to a VM whose queue was full: nothing tells when it no longer is. Each time in a row
+twice as long as the one before."""
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class RelayedVm:
     end: socket.socket
     held: bytes = b""
     """A frame that its queue had no room for."""
+    patience: float = PATIENCE
 
 
 class Relay:
@@ -91,7 +93,11 @@ class Relay:
         return self.sock
 
     def _add(self, first: Datagram) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            log.error("cannot attach a VM at %s now: %s", shown(first.sender), error)
+            return
         for end in (ours, theirs):
             end.setblocking(False)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -126,12 +132,14 @@ class Relay:
         except BlockingIOError:
             vm.held = frame
             self._loop.remove_reader(vm.end)
-            self._loop.call_later(PATIENCE, self._resume, vm)
+            self._loop.call_later(vm.patience, self._resume, vm)
+            vm.patience = min(2 * vm.patience, LONGEST_PATIENCE)
             return False
         except OSError as error:
             log.info("a VM at %s cannot be reached any more: %s", shown(vm.address), error)
             self._remove(vm)
             return False
+        vm.patience = PATIENCE
         return True
 
     def _resume(self, vm: RelayedVm) -> None:

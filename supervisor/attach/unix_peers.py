@@ -35,20 +35,20 @@ def shown(address: Address) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def references(sock: socket.socket) -> int | None:
-    """How many hold the socket in the kernel: itself, each socket that is connected to it, and for a moment whoever is
+def references(*socks: socket.socket) -> list[int | None]:
+    """How many hold each socket in the kernel: itself, each socket that is connected to it, and for a moment whoever is
     sending to it. None: the system does not say (proc_pid_net(5)).
 
     A path may have a newline in it, and behind that what looks like a line about another's socket: the most counts.
     """
-    inode = str(os.fstat(sock.fileno()).st_ino).encode()
-    found: list[int] = []
+    inodes = [os.fstat(sock.fileno()).st_ino for sock in socks]
+    wanted, found = frozenset(inodes), dict[int, int]()
     with contextlib.suppress(OSError), open("/proc/net/unix", "rb") as table:
         for line in table:
             match = TABLE_LINE.match(line)
-            if match and match[2] == inode:
-                found.append(int(match[1], 16))
-    return max(found, default=None)
+            if match and int(match[2]) in wanted:
+                found[int(match[2])] = max(found.get(int(match[2]), 0), int(match[1], 16))
+    return [found.get(inode) for inode in inodes]
 
 
 def is_peer_gone(sock: socket.socket) -> bool:

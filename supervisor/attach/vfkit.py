@@ -37,7 +37,7 @@ class VfkitListener(DatagramListener):
     def __init__(self, endpoint: Endpoint, options: Options = NO_OPTIONS) -> None:
         super().__init__(endpoint, options)
         assert self._sock is not None
-        self._own_references = references(self._sock)
+        (self._own_references,) = references(self._sock)
         """Of a socket nobody is connected to."""
         self._relays: set[Relay] = set()
         self._pathwise: Relay | None = None
@@ -64,7 +64,7 @@ class VfkitListener(DatagramListener):
         waiting = [datagram for datagram in (first, *drain(sock)) if self._may_attach(datagram)]
         senders = {datagram.sender for datagram in waiting}
         were_there = [self._end_earlier(sender) for sender in senders]
-        connected = self._connected(sock)
+        connected = min(self._connected(sock)[0] for _ in range(LOOKS))
         if connected == 1 and len(senders) == 1 and not any(were_there):
             self._attach_directly(sock, first, waiting)
             return self._listen()
@@ -81,11 +81,10 @@ class VfkitListener(DatagramListener):
         for datagram in waiting:
             relays[0].take(datagram)
 
-    def _connected(self, sock: socket.socket) -> int:
-        """How many sockets are connected to this one; 1 where the system does not say."""
-        counts = [references(sock) for _ in range(LOOKS)]
-        known = [count for count in counts if count is not None]
-        return min(known) - self._own_references if known and self._own_references is not None else 1
+    def _connected(self, *socks: socket.socket) -> list[int]:
+        """How many sockets are connected to each of these; 1 where the system does not say."""
+        own = self._own_references
+        return [1 if count is None or own is None else count - own for count in references(*socks)]
 
     def _end_earlier(self, address: Address) -> bool:
         """End the link that a VM of this address had; whether the VM was still there."""
@@ -107,19 +106,23 @@ class VfkitListener(DatagramListener):
         self._attach(SocketLink(end), first, [first.data])
 
     def _on_idle(self, relay: Relay) -> None:
-        """No VM is left on it; one that is connected and silent may still come."""
+        """No VM is left on it. One that is connected and silent may still come; `_watch` looks whether there is any."""
         if relay is self._pathwise:
             self._pathwise = None
             self._relays.discard(relay)
             relay.release()
             self._listen()
-        elif self._connected(relay.sock) == 0:
-            self._relays.discard(relay)
-            relay.release().close()
 
     def _watch(self) -> None:
         super()._watch()
         for relay in tuple(self._relays):
             relay.look_around()
-            if not relay and relay in self._relays:
+        idle = [relay for relay in self._relays if not relay]
+        if not idle:
+            return
+        for relay, connected in zip(idle, self._connected(*(relay.sock for relay in idle)), strict=True):
+            if relay is self._pathwise:
                 self._on_idle(relay)
+            elif connected == 0:
+                self._relays.discard(relay)
+                relay.release().close()

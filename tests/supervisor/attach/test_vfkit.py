@@ -19,6 +19,8 @@ from supervisor.attach.kinds import parse_listener
 from supervisor.attach.link import SocketLink
 from supervisor.attach.listener import Attachment
 from supervisor.attach.options import Options
+from supervisor.attach.relay import Relay, RelayedVm
+from supervisor.attach.unix_peers import references
 from supervisor.attach.vfkit import VfkitListener
 from supervisor.endpoints import UnixEndpoint
 from supervisor.errors import StartError
@@ -318,6 +320,59 @@ def test_frames_wait_for_a_relayed_client_whose_queue_is_full(path: Path, client
                 await loop.sock_sendall(vm.sock, b"%d" % number)
             assert [await hear(client) for _ in range(300)] == [b"%d" % number for number in range(300)]
             vm.attachment.link.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_relayed_client_that_never_reads_is_offered_its_frame_ever_more_seldom(
+    path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offers = 0
+    resume = Relay._resume
+
+    def counting(relay: Relay, vm: RelayedVm) -> None:
+        nonlocal offers
+        offers += 1
+        resume(relay, vm)
+
+    monkeypatch.setattr(Relay, "_resume", counting)
+
+    async def scenario() -> None:
+        async with bed_at(path) as bed:
+            client = clients.unconnected("a")
+            client.sendto(MAGIC, str(path))
+            vm = (await attached(bed, 1, clients))["a"]
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    vm.sock.send(bytes(1000))
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0.5)
+            assert 0 < offers < 50
+            vm.attachment.link.close()
+
+    asyncio.run(scenario())
+
+
+def test_silent_clients_cost_one_look_at_the_system_s_table_for_all(
+    path: Path, clients: Clients, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+
+    def counting(*socks: socket.socket) -> list[int | None]:
+        looks.append(len(socks))
+        return references(*socks)
+
+    async def scenario() -> None:
+        async with bed_at(path) as bed:
+            for number in range(5):
+                client = clients.connect(f"c{number}")
+                clients.connect(f"silent{number}")
+                client.send(MAGIC)
+                (await bed.attachment()).link.close()
+                client.close()
+            monkeypatch.setattr("supervisor.attach.vfkit.references", counting)
+            await until(lambda: len(looks) > 5)
+            assert set(looks[-3:]) == {5}
 
     asyncio.run(scenario())
 
