@@ -3,12 +3,15 @@
 import os
 import random
 
+import pytest
+
 from tests.fuzz.frames import fuzz, mutate
 from tests.worker.framebed import udp
 
 SECONDS = float(os.environ.get("MOORAGE_FUZZ_SECONDS", "3"))
 
 
+@pytest.mark.timeout(SECONDS + 120)
 def test_a_hostile_guest_breaks_nothing() -> None:
     assert fuzz(SECONDS, random.SystemRandom().randrange(1 << 32)) > 0
 
