@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.client import Client, Unmeasurable
-from bench.gateways import FORWARDED, GUEST_PORT, Gateway, Link
+from bench.gateways import FORWARDED, GUEST_PORT, NEIGHBOUR_ADDRESS, Gateway, Link
 from bench.processes import alive, cpu_seconds, idle_seconds, pss, thread_seconds
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
@@ -87,8 +87,15 @@ class Bed:
     def iperf(self, seconds: float, direction: str) -> Observation:
         """iperf3 between the guest and the host. Raises Unmeasurable."""
         self.gateway.host.start("iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF))
-        argv = ["iperf3", "-J", "-c", self.gateway.host_address, "-p", str(IPERF), "-t", f"{seconds:g}"]
-        argv += ["-R"] if direction == "down" else []
+        return self._iperf(seconds, self.gateway.host_address, *(["-R"] if direction == "down" else []))
+
+    def iperf_to_neighbour(self, seconds: float) -> Observation:
+        """iperf3 from the guest to another guest of the same network. Raises Unmeasurable."""
+        self.gateway.neighbour.start("iperf3", "-s", "-p", str(IPERF))
+        return self._iperf(seconds, NEIGHBOUR_ADDRESS)
+
+    def _iperf(self, seconds: float, address: str, *options: str) -> Observation:
+        argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF), "-t", f"{seconds:g}", *options]
         deadline = time.monotonic() + 5
         while True:
             before = self._look()

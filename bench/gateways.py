@@ -30,6 +30,8 @@ NOBODY = 65534
 AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 INTERFACE = "tap0"
 MAC = "5a:94:ef:e4:0c:ee"
+NEIGHBOUR_MAC = "5a:94:ef:e4:0c:ef"
+NEIGHBOUR_ADDRESS = "192.168.127.3"
 FORWARDED = 7100
 """The first of the host's ports that lead into the guest."""
 GUEST_PORT = 7200
@@ -49,6 +51,8 @@ class Link:
     """Packets that wait in the guest's tap device before it drops some."""
     forwards: bool = False
     """Whether `PORTS` ports of the host lead into the guest."""
+    neighbour: bool = False
+    """Whether there is a second guest on the first one's network."""
 
     def pairs(self) -> list[tuple[int, int]]:
         """(host's port, guest's port) of every forward."""
@@ -68,6 +72,8 @@ class Gateway(abc.ABC):
         self.link = link
         self._running = contextlib.ExitStack()
         self.guest: Namespace
+        self.neighbour: Namespace
+        """Where the link says that there is one; it has NEIGHBOUR_ADDRESS."""
         self.bridge_pid = 0
         """Of what joins the guest's device to the link; 0: the gateway has the device itself."""
 
@@ -119,28 +125,32 @@ class Gateway(abc.ABC):
 
     def _bridge(self, path: Path) -> None:
         """Join the guest's device to a socket of QEMU's framing."""
+        self.bridge_pid = self._join(path, self.guest, MAC)
+
+    def _join(self, path: Path, guest: Namespace, mac: str) -> int:
+        """Give a guest a device that is joined to a socket of QEMU's framing; the pid of what joins them."""
         wait_for(path.exists, 10, f"{self.name}'s socket")
-        bridge = self._start(self.link.programs.path("tapbridge"), self.guest.name, INTERFACE, str(path))
-        self.bridge_pid = bridge.pid
-        up = ("ip", "link", "set", INTERFACE, "address", MAC, "up")
-        wait_for(lambda: self.guest.run(*up).returncode == 0, 5, "the tap device")
+        bridge = self._start(self.link.programs.path("tapbridge"), guest.name, INTERFACE, str(path))
+        up = ("ip", "link", "set", INTERFACE, "address", mac, "up")
+        wait_for(lambda: guest.run(*up).returncode == 0, 5, "the tap device")
+        return bridge.pid
 
     def _attach(self, path: Path) -> None:
         """Bridge, and configure the guest by DHCP."""
         self._bridge(path)
-        self._configure()
+        self._configure(self.guest)
 
-    def _configure(self) -> None:
+    def _configure(self, guest: Namespace) -> None:
         lease = self.link.directory / "lease"
-        got = self.guest.run(
+        got = guest.run(
             *("env", f"LEASE_FILE={lease}", "busybox", "udhcpc", "-i", INTERFACE, "-f", "-n", "-q", "-t", "5"),
             *("-T", "1", "-O", "mtu", "-s", str(DHCP_SCRIPT)),
         )
         assert got.returncode == 0, got.stderr
-        self._set_device()
+        self._set_device(guest)
 
-    def _set_device(self) -> None:
-        self.guest.ip("link", "set", INTERFACE, "mtu", str(self.link.mtu), "txqueuelen", str(self.link.queue))
+    def _set_device(self, guest: Namespace) -> None:
+        guest.ip("link", "set", INTERFACE, "mtu", str(self.link.mtu), "txqueuelen", str(self.link.queue))
 
 
 class Moorage(Gateway):
@@ -148,7 +158,7 @@ class Moorage(Gateway):
 
     name = "moorage"
     host_address = "192.168.127.254"
-    carries = Gateway.carries | {"tap"}
+    carries = Gateway.carries | {"tap", "neighbour"}
 
     @classmethod
     def is_installed(cls) -> bool:
@@ -160,11 +170,16 @@ class Moorage(Gateway):
         for host_port, guest_port in self.link.pairs():
             self._service.expose(f"127.0.0.1:{host_port}", f"192.168.127.2:{guest_port}")
 
+        if self.link.neighbour:
+            self.neighbour = self._running.enter_context(Namespace("neighbour"))
+            self._join(self._service.link_path, self.neighbour, NEIGHBOUR_MAC)
+            self._configure(self.neighbour)
+
     def pids(self) -> list[int]:
         return list(self._service.processes())
 
     def worker_pids(self) -> list[int]:
-        return [self._service.vm(MAC)["worker_pid"]]
+        return [vm["worker_pid"] for vm in self._service.get("/v1/vms")["vms"]]
 
     def counters(self) -> dict[str, int]:
         """What the worker counted until now, by dotted name."""
@@ -176,18 +191,21 @@ class MoorageTap(Gateway):
 
     name = "moorage-tap"
     host_address = "192.168.127.254"
-    carries = frozenset({"tap"})
+    carries = frozenset({"tap", "neighbour"})
 
     @classmethod
     def is_installed(cls) -> bool:
         return True
 
     def start(self) -> None:
-        listener = f"tap=tap:///{INTERFACE}?netns=/run/netns/{self.guest.name}"
-        self._service = self._running.enter_context(
-            Service(self.host, "--mtu", str(self.link.mtu), "--listen", listener)
-        )
-        self._configure()
+        guests = [self.guest]
+        if self.link.neighbour:
+            self.neighbour = self._running.enter_context(Namespace("neighbour"))
+            guests.append(self.neighbour)
+        listeners = [f"--listen=tap=tap:///{INTERFACE}?netns=/run/netns/{guest.name}" for guest in guests]
+        self._service = self._running.enter_context(Service(self.host, "--mtu", str(self.link.mtu), *listeners))
+        for guest in guests:
+            self._configure(guest)
 
     def pids(self) -> list[int]:
         return list(self._service.processes())
@@ -240,7 +258,7 @@ class Pasta(Gateway):
         )
         self._process = self._start("unshare", "--mount", "sh", "-c", f"{device} && exec {shlex.join(pasta)}")
         wait_for(lambda: "192.168.127.2" in self.guest.run("ip", "address").stdout, 10, "pasta")
-        self._set_device()
+        self._set_device(self.guest)
 
     def pids(self) -> list[int]:
         return tree(self._process.pid)
@@ -272,7 +290,7 @@ class Slirp4netns(Gateway):
 
     name = "slirp4netns"
     host_address = "10.0.2.2"
-    carries = Gateway.carries | {"tap"}
+    carries = Gateway.carries | {"tap", "neighbour"}
 
     def start(self) -> None:
         api = self._folder() / "api"
@@ -281,7 +299,7 @@ class Slirp4netns(Gateway):
             *(f"/run/netns/{self.guest.name}", INTERFACE),
         )
         wait_for(lambda: "10.0.2.100" in self.guest.run("ip", "address").stdout, 10, "slirp4netns")
-        self._set_device()
+        self._set_device(self.guest)
         for host_port, guest_port in self.link.pairs():
             arguments = {"proto": "tcp", "host_addr": "127.0.0.1", "host_port": host_port, "guest_port": guest_port}
             with socket.socket(socket.AF_UNIX) as connection:
@@ -334,7 +352,7 @@ class Ceiling(Gateway):
         self._bridge(path)
         self.guest.ip("address", "add", "192.168.127.2/24", "dev", INTERFACE)
         self.guest.ip("route", "add", "default", "via", "192.168.127.1")
-        self._set_device()
+        self._set_device(self.guest)
 
     def pids(self) -> list[int]:
         return [self._process.pid]

@@ -55,12 +55,12 @@ class Row:
 
 def rows() -> list[Row]:
     """All there are, in the table's order."""
-    return [*_throughput(), *_transactions(), *_datagrams(), *_forwards(), *_taps(), *_growth()]
+    return [*_throughput(), *_transactions(), *_datagrams(), *_forwards(), *_taps(), *_neighbours(), *_growth()]
 
 
-def _in_bed(take: Callable[[Bed, float], Sample], forwards: bool = False) -> Measure:
+def _in_bed(take: Callable[[Bed, float], Sample], forwards: bool = False, neighbour: bool = False) -> Measure:
     def measure(kind: type[Gateway], link: Link, seconds: float) -> Sample:
-        with make_bed(kind, replace(link, forwards=forwards)) as bed:
+        with make_bed(kind, replace(link, forwards=forwards, neighbour=neighbour)) as bed:
             return take(bed, seconds)
 
     return measure
@@ -209,6 +209,23 @@ def _taps() -> Iterator[Row]:
     )
     title = f"tap device, connect, 1 byte each way, close; {AT_ONCE} at a time"
     yield Row("tap/crr", title, "per s", _in_bed(_connect), "CPU us each", needs="tap")
+
+
+# --- VM to VM ---------------------------------------------------------------------------------------------------------
+
+
+def _neighbours() -> Iterator[Row]:
+    def to_neighbour(bed: Bed, seconds: float) -> Sample:
+        return iperf(bed.iperf_to_neighbour(seconds))
+
+    def to_host(bed: Bed, seconds: float) -> Sample:
+        return iperf(bed.iperf(seconds, "up"))
+
+    for mtu in (MTUS[0], MTUS[-1]):
+        for to, take in {"vm": to_neighbour, "host": to_host}.items():
+            title = f"two VMs, iperf3, MTU {mtu}, from one to the {'other' if to == 'vm' else to}"
+            measure = _in_bed(take, neighbour=True)
+            yield Row(f"neighbour/{mtu}/{to}", title, "Gbit/s", measure, "CPU s/GB", mtu, needs="neighbour")
 
 
 # --- memory, and how cost grows ---------------------------------------------------------------------------------------

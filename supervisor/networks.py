@@ -109,6 +109,10 @@ class Network:
         """A VM uses an address; False when the address is not its to use."""
         return self._realm(vm_id).see(vm_id, mac, ip, now)
 
+    def other_owner(self, vm_id: str, mac: str) -> str:
+        """Who has a MAC, if not this VM; empty: nobody."""
+        return self._realm(vm_id).other_owner(vm_id, mac)
+
     def claim_mac(self, vm_id: str, mac: str, now: float) -> bool:
         """A VM uses a MAC; False when it may not, as `Realm.claim_mac` says."""
         return self._realm(vm_id).claim_mac(vm_id, mac, now)

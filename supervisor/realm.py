@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from proto.errors import RequestFailed
 from proto.messages import Lease, LeaseRelease, LeaseRequest
@@ -14,14 +14,9 @@ MAX_SEEN_PER_VM = 256
 """Addresses without a lease that a VM may hold."""
 MAX_ADDRESSES = 16
 """Addresses that one VM may speak from to others."""
-MAC_TENURE = 5.0
-"""s for which a VM keeps a MAC before it may take another; one that changes it with every frame cannot keep us busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Claim:
-    vm_id: str
-    since: float
+MAX_MAC_CHANGES = 5
+MAC_CHANGES_IN = 30.0
+"""s in which a VM may change its MAC so often; one that changes it with every frame cannot keep everybody busy."""
 
 
 class Realm:
@@ -36,11 +31,14 @@ class Realm:
         self._is_attached = is_attached
         self._seen: dict[str, str] = {}
         """Address without a lease -> VM seen to use it."""
-        self._macs: dict[str, _Claim] = {}
+        self._macs: dict[str, str] = {}
+        """MAC -> VM that uses it; one for each VM."""
+        self._mac_changes: dict[str, deque[float]] = {}
+        """When each VM took a MAC, the last times."""
 
     def request_lease(self, asked: LeaseRequest, now: float) -> Lease:
         """Answer a guest. Raises RequestFailed as `LeasePool.request`, and ``conflict`` when another VM has the MAC."""
-        if owner := self._other_owner(asked.mac, asked.vm_id):
+        if owner := self.other_owner(asked.vm_id, asked.mac):
             raise RequestFailed.because("conflict", f"MAC {asked.mac} belongs to {owner}")
         lease = self.leases.request(asked.vm_id, asked.mac, asked.requested_ip, asked.hostname, asked.commit, now)
         if asked.commit:
@@ -71,20 +69,29 @@ class Realm:
         return True
 
     def claim_mac(self, vm_id: str, mac: str, now: float) -> bool:
-        """A VM uses a MAC; False when it may not: another VM has it, or it has only just taken the one before.
+        """A VM uses a MAC; False when it may not: another VM has it, or it changes its own too often.
 
         A VM has one MAC at a time, and gives up the one before.
         """
-        if self._other_owner(mac, vm_id):
+        if self.other_owner(vm_id, mac):
             return False
         held = self._mac_of(vm_id)
         if held == mac:
             return True
-        if held and now - self._macs[held].since < MAC_TENURE:
+        changes = self._mac_changes.setdefault(vm_id, deque(maxlen=MAX_MAC_CHANGES))
+        if len(changes) == MAX_MAC_CHANGES and now - changes[0] < MAC_CHANGES_IN:
             return False
+        changes.append(now)
         self._macs.pop(held, None)
-        self._macs[mac] = _Claim(vm_id, now)
+        self._macs[mac] = vm_id
         return True
+
+    def other_owner(self, vm_id: str, mac: str) -> str:
+        """Who has a MAC, if not this VM; empty: nobody."""
+        if mac == self._gateway_mac:
+            return "the gateway"
+        user = self._macs.get(mac, vm_id)
+        return user if user != vm_id and self._is_attached(user) else ""
 
     def identity(self, vm_id: str, now: float) -> tuple[str, tuple[str, ...]]:
         """The MAC that a VM has, empty where it has none yet, and the addresses it may speak from to others.
@@ -100,8 +107,7 @@ class Realm:
     def macs(self, now: float) -> dict[str, str]:
         """Every MAC that is known, by use or by lease, and the id of its VM."""
         leased = {lease.mac: lease.vm_id for lease in self.leases if lease.expires_at > now}
-        used = {mac: claim.vm_id for mac, claim in self._macs.items()}
-        return {mac: vm_id for mac, vm_id in (leased | used).items() if self._is_attached(vm_id)}
+        return {mac: vm_id for mac, vm_id in (leased | self._macs).items() if self._is_attached(vm_id)}
 
     def holder(self, ip: str, now: float) -> str:
         """The id of the VM that has an address, by lease before by use; empty: none."""
@@ -114,13 +120,7 @@ class Realm:
         """A VM is gone. Its leases run on: it may come back."""
         self._seen = {ip: holder for ip, holder in self._seen.items() if holder != vm_id}
         self._macs.pop(self._mac_of(vm_id), None)
+        self._mac_changes.pop(vm_id, None)
 
     def _mac_of(self, vm_id: str) -> str:
-        return next((mac for mac, claim in self._macs.items() if claim.vm_id == vm_id), "")
-
-    def _other_owner(self, mac: str, vm_id: str) -> str:
-        """Who has a MAC, if not this VM; empty: nobody."""
-        if mac == self._gateway_mac:
-            return "the gateway"
-        claim = self._macs.get(mac)
-        return claim.vm_id if claim is not None and claim.vm_id != vm_id and self._is_attached(claim.vm_id) else ""
+        return next((mac for mac, user in self._macs.items() if user == vm_id), "")

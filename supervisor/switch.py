@@ -21,7 +21,9 @@ from proto.switch import AddPeer, JoinSwitch, RemovePeer, SetGuest
 from supervisor.vms import Vm, Vms, Worker
 
 SOCKET_BUFFER = 1 << 20
-"""Bytes that wait for one VM from one other; the system may allow less."""
+"""Bytes that wait for one VM from one other; without privileges the system may allow less (net.core.wmem_max)."""
+SO_SNDBUFFORCE = 32
+"""Of Linux; Python does not name it."""
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +135,7 @@ class Switch:
                 log.error("%s and %s do not reach each other: %s", port.vm.id, other.vm.id, error)
                 continue
             for end in pair:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+                _widen(end)
             port.put(other.describe(), pair[0])
             other.put(port.describe(), pair[1])
         await self._vms.tell(port.vm, SetGuest(port.mac, port.ips))
@@ -152,3 +154,11 @@ class Switch:
         for other in self._ports.values():
             if other is not port and other.vm.network is port.vm.network and other.worker is not None:
                 yield other
+
+
+def _widen(sock: socket.socket) -> None:
+    """Let more wait in a socket than is usual: what does not fit is lost."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, SOCKET_BUFFER)
+    except OSError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)

@@ -81,10 +81,11 @@ class WorkerMessages:
 
     async def _guest_seen(self, vm: Vm, message: GuestSeen) -> None:
         now = time.time()
-        if not vm.network.claim_mac(vm.id, message.mac, now):
+        if vm.network.other_owner(vm.id, message.mac):
             vm.warn_of(f"MAC {message.mac}")
             return
-        self._know(vm, message.mac)
+        if vm.network.claim_mac(vm.id, message.mac, now):
+            self._know(vm, message.mac)
         may_use = not message.ip or vm.network.see(vm.id, message.mac, message.ip, now)
         await self._switch.identify(vm)
         if not may_use:
