@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 from tests.guests.namespace import NamespaceGuest
 from tests.guests.waiting import wait_for
 
@@ -47,7 +49,7 @@ def make_server(directory: Path) -> SshServer:
 
 @contextlib.contextmanager
 def sshd(guest: NamespaceGuest, server: SshServer) -> Iterator[None]:
-    """sshd on the guest's port 22."""
+    """sshd on the guest's port 22; its connections end with it."""
     directory = server.key.parent
     log = directory / "sshd.log"
     # /run is the guest's own, for sshd insists on a directory there
@@ -57,6 +59,9 @@ def sshd(guest: NamespaceGuest, server: SshServer) -> Iterator[None]:
         wait_for(lambda: log.exists() and "Server listening" in log.read_text(), 10, "sshd to listen")
         yield
     finally:
-        process.kill()
+        server_process = psutil.Process(process.pid)
+        for one in (*server_process.children(recursive=True), server_process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait()
         log.unlink()
