@@ -61,14 +61,19 @@ def test_a_silent_vm_does_not_keep_it(host: Namespace, tmp_path: Path) -> None:
 
 def test_the_pid_file_has_the_pid_of_the_process_that_was_started(host: Namespace, tmp_path: Path) -> None:
     """pid file: created (truncated), decimal pid, no newline, mode 0666&~umask"""
-    (tmp_path / "pid").write_text("something much longer than a pid")
-    before = os.umask(0o027)
-    try:
-        running = Gvproxy(host, tmp_path, *NO_SSH, "-pid-file", "DIR/pid")
-    finally:
-        os.umask(before)
-    with running:
-        assert (tmp_path / "pid").read_text() == str(running.process.pid)
+    for old in ("", "something much longer than a pid"):
+        (tmp_path / "pid").unlink(missing_ok=True)
+        if old:
+            (tmp_path / "pid").write_text(old)
+        before = os.umask(0o027)
+        try:
+            running = Gvproxy(host, tmp_path, *NO_SSH, "-pid-file", "DIR/pid")
+        finally:
+            os.umask(before)
+        with running:
+            assert (tmp_path / "pid").read_text() == str(running.process.pid)
+            if not old:
+                assert stat.S_IMODE((tmp_path / "pid").stat().st_mode) == 0o640
 
 
 def test_the_log_file_is_truncated_and_in_logruss_form(host: Namespace, tmp_path: Path) -> None:
@@ -173,6 +178,21 @@ def test_vpnkit_and_connect_clients_come_and_go(host: Namespace, tmp_path: Path)
                 link.sendall(b"POST /connect HTTP/1.1\r\nHost: \r\n\r\n")
                 wait_for(lambda: [vm for vm in running.get("/v1/vms")["vms"] if vm["link"] == "http"], 10.0, "a VM")
             wait_for(lambda: not running.get("/v1/vms")["vms"], 10.0, "no VM")
+
+
+def test_a_vfkit_peer_that_disappears_ends_nothing(host: Namespace, tmp_path: Path) -> None:
+    """vfkit: socket bound with `unixgram`; first datagram's sender address becomes the peer; `VFKT` first datagram
+    discarded; clients come and go"""
+    flags = ("-listen", "unix://DIR/api.sock", "-listen-vfkit", "unixgram://DIR/v", *NO_SSH)
+    with Gvproxy(host, tmp_path, *flags) as running:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+            link.bind(str(tmp_path / "peer"))
+            link.connect(str(tmp_path / "v"))
+            link.send(b"VFKT")
+            link.send(bytes.fromhex("ffffffffffff5a94efe40cee0806") + bytes(46))
+            wait_for(lambda: running.get("/v1/vms")["vms"], 10.0, "the VM")
+        (tmp_path / "peer").unlink()
+        assert running.get("/services/forwarder/all") == []
 
 
 def test_ready_is_told_when_a_vm_can_attach(host: Namespace, tmp_path: Path) -> None:
