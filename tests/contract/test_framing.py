@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import sys
@@ -175,6 +176,17 @@ def test_a_short_frame_is_survived_whatever_its_length(link: Link, size: int, ds
     if size or link.sock.type != socket.SOCK_SEQPACKET:  # whose empty message is its end
         link.send((dst + VM_MAC + b"\x08\0\x45")[:size])
     link.check()
+
+
+def test_frames_without_a_header_are_counted(running: Gvproxy) -> None:
+    """A 12 or 13 byte frame: Moorage counts and drops."""
+    with connect(running) as link:
+        for size in (12, 13):
+            link.send((b"\xff" * 6 + VM_MAC + b"\x08")[:size])
+        link.check()
+        # the metric is of VMs that are attached
+        counted = re.compile(r"^moorage_ethernet_malformed_total\{.*\} 2\.0$", re.MULTILINE)
+        wait_for(lambda: counted.search(running.request("GET", "/metrics")[1]), 10, "two frames to be counted")
 
 
 def test_the_longest_frame_is_survived(link: Link) -> None:
