@@ -86,8 +86,8 @@ class Worker:
         self._ended.set()
 
     def _on_upcalls(self) -> None:
-        self._upcalls.extend(self._engine.take_upcalls())
-        if self._turn is None:
+        if self._turn is None:  # until then they wait in the engine, whose queue is bounded
+            self._upcalls.extend(self._engine.take_upcalls())
             self._dispatch()
 
     def _dispatch(self) -> None:

@@ -175,6 +175,29 @@ def test_upcalls_leave_the_loop_its_turn(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
+def test_upcalls_wait_in_the_engine_s_bounded_queue_until_those_before_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(engine: ScriptedEngine, worker: Worker) -> None:
+        upcall = (Upcall.VERDICT, 6, widen(pack_ipv4("192.0.2.1")), 80, b"frame")
+        take = engine.take_upcalls
+        undone: list[int] = []
+
+        def counting() -> list[tuple[Any, ...]]:
+            undone.append(len(worker._upcalls))
+            return take()
+
+        monkeypatch.setattr(engine, "take_upcalls", counting)
+        engine.calls.clear()
+        for _ in range(10):
+            engine.upcall(*[upcall] * (2 * MAX_UPCALLS_PER_TURN))
+            await asyncio.sleep(0)
+        await until(lambda: len(engine.calls) == 40 * MAX_UPCALLS_PER_TURN)
+        assert set(undone) == {0}
+
+    play(tmp_path, scenario)
+
+
 def test_an_upcall_that_fails_costs_only_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
