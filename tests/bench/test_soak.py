@@ -16,7 +16,7 @@ def test_a_mixed_run_leaves_nothing_behind() -> None:
 
 
 def test_idle_vms_are_cheap_and_answered_fast() -> None:
-    found = idle_vms.measure(20)
+    found = idle_vms.measure(50)
     assert found.pss_mean < idle_vms.MAX_PSS
     assert found.latency_median < idle_vms.MAX_LATENCY
 
