@@ -28,8 +28,9 @@ from supervisor.service import Service
     multiple=True,
     metavar="KIND=URL[,OPTION=VALUE]",
     help="Where VMs attach: qemu=unix:///PATH, qemu=tcp://HOST:PORT, hyperkit=unix:///PATH, vsock=vsock://:PORT, "
-    "vsock=vsock://null:PORT/PATH, stdio=, ... Behind a unix socket allow-uid=UID+UID: only processes of these users. "
-    "network=NAME: the VMs' network. Repeatable. Default: qemu.sock in the runtime directory.",
+    "vsock=vsock://null:PORT/PATH, tap=tap:///NAME?netns=/PATH, stdio=, ... Behind a unix socket allow-uid=UID+UID: "
+    "only processes of these users. network=NAME: the VMs' network. Repeatable. Default: qemu.sock in the runtime "
+    "directory.",
 )
 @click.option(
     "--api",

@@ -16,6 +16,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import dpkt
 from dpkt.tcp import TH_ACK, TH_FIN, TH_PUSH, TH_RST, TH_SYN
@@ -192,6 +193,9 @@ class Episode:
             frame = mutate(rng, rng.choice(kinds)())
             if rng.random() < 0.2:
                 bed.engine.inject(frame)
+            elif bed.framing == "tap-vnet" and rng.random() < 0.5:
+                header = bytes((rng.choice((0, 1, 2, 0xFF)), rng.choice((0, 1, 1, 3, 0x81)))) + rng.randbytes(8)
+                attempt(partial(bed.link.send, header + frame))
             elif len(frame) <= 65_535:
                 bed.send(frame)
             if rng.random() < 0.3:
