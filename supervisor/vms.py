@@ -286,7 +286,8 @@ class Vms:
         try:
             await self.ask(vm.id, worker, UpdateNetwork(network), UPDATE_TIMEOUT)
         except ChannelError as error:
-            log.error("%s does not take the changed network: %s", vm.id, error)
+            if not worker.ended.done():
+                log.error("%s does not take the changed network: %s", vm.id, error)
 
     async def _live(self, vm: Vm) -> None:
         try:

@@ -172,10 +172,15 @@ class Control:
         try:
             self._hand_on(message, fds)
         except (ValueError, KeyError, OSError) as error:
-            for fd in fds:
-                os.close(fd)
-            return Failure("bad-request", f"{type(message).__name__} refused: {error}")
-        return Empty()
+            answer = Failure("bad-request", f"{type(message).__name__} refused: {error}")
+        except Exception:  # whatever is wrong with this one, the next is for the engine again
+            log.exception("handling %s failed", type(message).__name__)
+            answer = Failure("internal", f"{type(message).__name__} failed; the log says why")
+        else:
+            return Empty()
+        for fd in fds:
+            os.close(fd)
+        return answer
 
     def _hand_on(self, message: Any, fds: list[int]) -> None:
         """Give the engine what is meant for it. On an exception the descriptors are still ours."""

@@ -128,7 +128,7 @@ class TapListener(Listener):
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise StartError(f"cannot open {self.endpoint}: {error}") from error
             if done.returncode != 0:
-                raise StartError(f"cannot open {self.endpoint}: {done.stderr.strip().splitlines()[-1]}")
+                raise StartError(f"cannot open {self.endpoint}: {_last_line(done.stderr)}")
             framing, fds, _, _ = socket.recv_fds(ours, 64, 1)
         return fds[0], cast("Framing", framing.decode())
 
@@ -146,3 +146,8 @@ class TapListener(Listener):
             gone.set_result("its network namespace is gone")
             return
         self._watch = asyncio.get_running_loop().call_later(WATCH_INTERVAL, self._look, identity, gone)
+
+
+def _last_line(text: str) -> str:
+    """What a program said last."""
+    return next(reversed(text.strip().splitlines()), "no reason was told")

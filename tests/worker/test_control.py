@@ -237,6 +237,27 @@ def test_bad_forwards_are_refused_and_leave_no_descriptor_behind(tmp_path: Path)
     play(tmp_path, scenario)
 
 
+def test_a_fault_over_one_descriptor_does_not_keep_the_next_from_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: object) -> None:
+        raise RuntimeError("as no engine should")
+
+    async def scenario(scene: Scene) -> None:
+        with socket.socket() as sock:
+            before = len(os.listdir("/proc/self/fd"))
+            monkeypatch.setattr(scene.engine, "add_capture", fault)
+            await scene.channel.asend(AddCapture(2, 96), [sock.fileno()])
+            answer = (await scene.channel.arecv())[0]
+            assert answer == Failure("internal", "AddCapture failed; the log says why")
+            assert len(os.listdir("/proc/self/fd")) == before
+            await scene.channel.asend(CallGuest("10.0.0.2", 22), [sock.fileno()])
+            assert (await scene.channel.arecv())[0] == Empty()
+            os.close(scene.engine.calls[0][0])
+
+    play(tmp_path, scenario)
+
+
 def test_a_supervisor_that_is_gone_ends_only_the_talk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(scene: Scene) -> None:
         await scene.hear(WorkerStats)
