@@ -223,21 +223,22 @@ cdef void acknowledge_later(Tcb* t, int64_t now) noexcept nogil:
 
 
 cdef uint32_t ack_quota(const Tcb* t) noexcept nogil:
-    """Bytes in order that are acknowledged without delay.
+    """Bytes in order that are acknowledged without delay: two segments, and more as a transfer goes on.
 
-    Two segments while the guest's congestion window may be small, then up to half of what it was promised: an
-    acknowledgment costs the guest more than the segment it lets out, and the fewer there are, the larger the bursts
-    its kernel makes in one go.
+    An acknowledgment costs the guest more than the segment it lets out, and the fewer there are, the larger the bursts
+    its kernel makes in one go. `ack_every` learns how many it can do without: it grows with each acknowledgment that
+    came by the quota, up to half of what was promised, and one that came by the timer while much was waiting says that
+    the guest's congestion window is smaller (`tcp_on_timer`).
     """
-    cdef uint32_t quota = (t.rcv_nxt - t.irs) >> 3
-    if quota > t.rcv_cap >> 1:
-        quota = t.rcv_cap >> 1
+    cdef uint32_t quota = t.ack_every if t.ack_every < t.rcv_cap >> 1 else t.rcv_cap >> 1
     return quota if quota > <uint32_t>(2 * t.rcv_mss) else <uint32_t>(2 * t.rcv_mss)
 
 
 cdef void acknowledge_data(Tcb* t, uint32_t length, int64_t now) noexcept nogil:
     """Of a segment in order, with nothing beyond it: `rcv_nxt` is still its first byte."""
-    if t.rcv_nxt + length - t.last_ack_sent >= ack_quota(t):
+    cdef uint32_t quota = ack_quota(t)
+    if t.rcv_nxt + length - t.last_ack_sent >= quota:
+        t.ack_every = quota + (quota >> 5)
         t.ack_now = True
     elif not t.ack_waits:
         acknowledge_later(t, now)

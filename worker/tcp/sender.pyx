@@ -227,6 +227,8 @@ cdef int tcp_on_timer(Tcb* t, int64_t now) noexcept nogil:
     if t.ack_at != 0 and now >= t.ack_at:
         t.ack_at = 0
         t.ack_now = True
+        if t.rcv_nxt - t.last_ack_sent >= <uint32_t>(2 * t.rcv_mss):
+            t.ack_every = (t.rcv_nxt - t.last_ack_sent) >> 1  # the guest waits for it: half of its window, then
     if t.persist_at != 0 and now >= t.persist_at:
         if t.keepalives >= MAX_RETRANSMITS:
             return EV_TIMEOUT

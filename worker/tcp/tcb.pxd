@@ -119,6 +119,7 @@ cdef struct Tcb:
     uint32_t rcv_adv
     uint32_t rcv_cap
     uint32_t last_ack_sent
+    uint32_t ack_every  # bytes that may arrive without being acknowledged at once
     Ring rcv
     SeqRange* ooo
     int ooo_count

@@ -426,7 +426,7 @@ def test_a_transfer_under_way_is_acknowledged_at_half_its_window(isn: int) -> No
     guest = dialling(isn, window=65_535)
     quotas = []
     heard = 1
-    for start in range(1, 1_000_001, 1000):
+    for start in range(1, 3_000_001, 1000):
         offers(guest, start, start + 1000)
         guest.connection.read(1000)
         for segment in guest.connection.segments(guest.now):
@@ -463,6 +463,28 @@ def test_an_acknowledgment_that_waited_longer_in_vain_is_the_last_to_do_so(isn: 
     assert guest.hears_one().ack == start + 100
     offers(guest, start + 100, start + 200)
     assert guest.connection.ack_deadline == guest.now + 1 * MS
+
+
+def test_where_a_guest_waits_for_its_acknowledgment_the_next_comes_at_half_as_much(isn: int) -> None:
+    guest = dialling(isn, window=65_535)
+    start = 1
+
+    def send(count: int) -> list[int]:
+        nonlocal start
+        acknowledged = []
+        for _ in range(count):
+            offers(guest, start, start + 1000)
+            start += 1000
+            guest.connection.read(1000)
+            acknowledged += [guest.relative(segment).ack for segment in guest.connection.segments(guest.now)]
+        return acknowledged
+
+    acknowledged = send(600)[-1]
+    waiting = start - acknowledged
+    assert waiting > 4000
+    assert guest.hears_one().ack == start, "by the timer: the guest's congestion window lets out no more"
+    begun = start
+    assert send(waiting // 1000)[0] - begun <= waiting // 2 + 1000
 
 
 def test_a_gap_and_what_fills_it_are_acknowledged_at_once(isn: int) -> None:
