@@ -13,8 +13,9 @@ import dpkt
 import pytest
 
 from tests.guests.crowd import GATEWAY_MAC, Crowd, LightVm
+from tests.guests.guest import Guest
 from tests.guests.host import make_host
-from tests.guests.namespace import NamespaceGuest
+from tests.guests.namespace import NamespaceGuest, TapGuest
 from tests.guests.servers import file_server
 from tests.guests.service import Attach, Service
 from tests.guests.waiting import wait_for
@@ -45,7 +46,7 @@ def reaches(guest: NamespaceGuest, ip: str) -> bool:
     return guest.attempt(f"busybox ping -c 1 -W 1 {ip}").status == 0
 
 
-def download(guest: NamespaceGuest, other: NamespaceGuest) -> None:
+def download(guest: Guest, other: NamespaceGuest | TapGuest) -> None:
     """TRANSFER bytes from another VM, with their checksum."""
     with file_server(other.namespace, other.lease.ip) as files:
         url = f"http://{other.lease.ip}:{files.port}/data?size={TRANSFER}"
@@ -174,6 +175,25 @@ def test_fifty_vms_reach_each_other_and_one_that_dies_disturbs_nobody(own_servic
         assert sweep(sweeper, others[1:]) == {vm.ip for vm in others[1:]}
         after = {vm["id"]: vm["worker_pid"] for vm in own_service.get("/v1/vms")["vms"]}
         assert sum(before[vm_id] != pid for vm_id, pid in after.items()) == 1
+
+
+def test_vms_on_tap_devices_and_others_reach_each_other(workshop: Path, probe: Path, attach: Attach) -> None:
+    """A tap device with offloads gives packets of many segments, whose checksums nobody has computed."""
+    with make_host() as host, contextlib.ExitStack() as opened:
+        taps = [opened.enter_context(contextlib.closing(TapGuest(workshop, probe))) for _ in range(2)]
+        service = opened.enter_context(Service(host, *(f"--listen=tap={guest.url}" for guest in taps)))
+        for guest in taps:
+            guest.learn_mac()
+            guest.configure()
+        bridged = attach(service)
+        bridged.configure()
+        one, other = taps
+        download(one, other)
+        download(bridged, one)
+        download(one, bridged)
+        counters = service.counters()
+        assert counters["switch.rx_refused"] == 0
+        assert counters["switch.tx_frames"] < 2 * TRANSFER / 1500, "packets between tap devices are not cut"
 
 
 def test_isolated_vms_share_an_address_and_each_has_its_forward(workshop: Path, attach: Attach) -> None:
