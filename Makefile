@@ -12,7 +12,7 @@ STUBBED := $(subst /,.,$(patsubst %.pyi,%,$(shell find worker -name '*.pyi')))
 SOURCES := proto supervisor worker api cli agent tests bench setup.py
 
 FUZZ_SECONDS ?= 10
-ASAN_TESTS := tests/fuzz $(wildcard tests/worker/test_engine_*.py tests/worker/ip tests/worker/link tests/worker/tcp tests/worker/wire)
+ASAN_TESTS := tests/fuzz $(wildcard tests/worker/test_engine_*.py tests/worker/ip tests/worker/link tests/worker/switch tests/worker/tcp tests/worker/wire)
 LIBASAN = $(shell gcc -print-file-name=libasan.so)
 
 .PHONY: install dev run test asan packages lint types check format agent bench clean
