@@ -6,7 +6,7 @@ from worker.core cimport Core, FlowKey, TcpFlow
 
 
 cdef TcpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil
-cdef uint32_t window_share(const Core* core) noexcept nogil
+cdef void share_window(const Core* core, TcpFlow* flow) noexcept nogil
 cdef void close_host(Core* core, TcpFlow* flow, bint reset) noexcept nogil
 cdef void destroy(Core* core, TcpFlow* flow, bint reset_host) noexcept nogil
 cdef void abort(Core* core, TcpFlow* flow) noexcept nogil

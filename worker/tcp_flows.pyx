@@ -37,6 +37,7 @@ cdef enum:
     WINDOW_PACKETS_ALL = 800  # of all flows together
     WINDOW_PACKETS_MIN = 4
     WINDOW_MAX = 1048576  # bytes of one flow
+    SEVERAL_FLOWS = 4
     GSO_MAX = 65535 - IPV4_HEADER_LEN - TCP_HEADER_LEN - 12  # payload of the longest packet, behind a timestamp
 
 
@@ -50,9 +51,13 @@ cdef uint32_t isn(Core* core, const FlowKey* key) noexcept nogil:
     return <uint32_t>(h + <uint64_t>(core.now >> 2) + core.isn_seed[3])
 
 
+cdef uint32_t active_flows(const Core* core) noexcept nogil:
+    return core.active_before if core.active_before > core.active_now else core.active_now
+
+
 cdef uint32_t window_share(const Core* core) noexcept nogil:
     """What one flow may promise, so that all active ones together do not overrun the guest's queue."""
-    cdef uint32_t active = core.active_before if core.active_before > core.active_now else core.active_now
+    cdef uint32_t active = active_flows(core)
     cdef uint32_t packets = WINDOW_PACKETS_ALL // active if active else WINDOW_PACKETS
     cdef uint64_t share
     if packets > WINDOW_PACKETS:
@@ -61,6 +66,12 @@ cdef uint32_t window_share(const Core* core) noexcept nogil:
         packets = WINDOW_PACKETS_MIN
     share = packets * <uint64_t>core.mtu
     return <uint32_t>(share if share < WINDOW_MAX else WINDOW_MAX)
+
+
+cdef void share_window(const Core* core, TcpFlow* flow) noexcept nogil:
+    """Give a flow its share, to be acknowledged up to twice in it where others keep the link busy meanwhile."""
+    flow.tcb.rcv_cap = window_share(core)
+    flow.tcb.ack_limit = flow.tcb.rcv_cap >> 1 if active_flows(core) >= SEVERAL_FLOWS else 0
 
 
 cdef TcpFlow* new_flow(Core* core, const FlowKey* key) noexcept nogil:

@@ -25,7 +25,7 @@ from worker.tcp.receiver cimport tcp_delivered, tcp_receive
 from worker.tcp.tcb cimport (
     CLOSED, EV_ACKED, EV_BAD_ACK, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_REOPEN, EV_RESET, TIME_WAIT, Delivery,
 )
-from worker.tcp_flows cimport abort, close_host, destroy, schedule, want_output, window_share
+from worker.tcp_flows cimport abort, close_host, destroy, schedule, share_window, want_output
 from worker.wire.tcp cimport TCP_RST
 
 cdef enum:
@@ -63,7 +63,7 @@ cdef void note_active(Core* core, TcpFlow* flow) noexcept nogil:
         flow.epoch = core.epoch
         core.active_now += 1
         if flow.tcb.rcv_wscale:
-            flow.tcb.rcv_cap = window_share(core)
+            share_window(core, flow)
 
 
 cdef bint tcp_from_guest(Core* core, TcpFlow* flow, const TcpView* s) noexcept nogil:

@@ -47,6 +47,9 @@ class Connection:
     iss: int
     """The initial sequence number; to be set only to stand for a connection that has sent 4 GiB since."""
 
+    ack_limit: int
+    """Bytes that may at most arrive in order without being acknowledged at once; fewer than two segments: these."""
+
     def __init__(
         self, iss: int, mss: int = 1460, window: int = 262144, memory: int = 4194304, gso_max: int = 0
     ) -> None:

@@ -197,6 +197,14 @@ cdef class Connection:
         return None if self.over else self.tcb.ack_at or None
 
     @property
+    def ack_limit(self):
+        return self.tcb.ack_limit
+
+    @ack_limit.setter
+    def ack_limit(self, uint32_t size):
+        self.tcb.ack_limit = size
+
+    @property
     def received(self):
         return bytes(self.taken)
 

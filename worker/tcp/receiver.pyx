@@ -227,10 +227,11 @@ cdef uint32_t ack_quota(const Tcb* t) noexcept nogil:
 
     An acknowledgment costs the guest more than the segment it lets out, and the fewer there are, the larger the bursts
     its kernel makes in one go. `ack_every` learns how many it can do without: it grows with each acknowledgment that
-    came by the quota, up to half of what was promised, and one that came by the timer while much was waiting says that
-    the guest's congestion window is smaller (`tcp_on_timer`).
+    came by the quota, up to `ack_limit`, and one that came by the timer while much was waiting says that the guest's
+    congestion window is smaller (`tcp_on_timer`). A guest's BBR takes a wait for the rate of the path: one that has the
+    link for itself must not be made to wait at all.
     """
-    cdef uint32_t quota = t.ack_every if t.ack_every < t.rcv_cap >> 1 else t.rcv_cap >> 1
+    cdef uint32_t quota = t.ack_every if t.ack_every < t.ack_limit else t.ack_limit
     return quota if quota > <uint32_t>(2 * t.rcv_mss) else <uint32_t>(2 * t.rcv_mss)
 
 

@@ -120,6 +120,7 @@ cdef struct Tcb:
     uint32_t rcv_cap
     uint32_t last_ack_sent
     uint32_t ack_every  # bytes that may arrive without being acknowledged at once
+    uint32_t ack_limit  # of `ack_every`; 0: two segments
     Ring rcv
     SeqRange* ooo
     int ooo_count
