@@ -15,8 +15,8 @@ from tests.guests.qemu import KERNEL, QemuGuest, build_initramfs
 
 pytestmark = [pytest.mark.guest, pytest.mark.timeout(300)]
 
-SIZE = 10_000_000
-"""Bytes of the download: two emulated Pythons carry them. `test_attach` has the unix form of vsock carry more."""
+SIZE = 50_000_000
+"""Bytes of the download, carried by two emulated Pythons."""
 GATEWAY, HOST = "192.168.127.1", "192.168.127.254"
 START_TIMEOUT = 120
 """s; emulated, a Python that loads all of Moorage takes some."""
