@@ -278,7 +278,7 @@ def test_a_handshake_that_is_none_ends_that_link_alone(running: Gvproxy) -> None
     with Link(dial(running.directory / "vpnkit"), U16) as link:
         link.sock.sendall(b"GET / HTTP/1.1\r\n\r\n".ljust(49))
         assert link.sock.recv(1) == b""
-    assert "b'VMN3T'" in running.log_text()
+    wait_for(lambda: "b'VMN3T'" in running.log_text(), 5, "the log line")
     with shake_hands(running)[2] as link:
         link.check()
 
