@@ -23,7 +23,11 @@ START_TIMEOUT = 120
 EXPOSE = """
 from proto.channels import BlockingRequester
 from proto.messages import Expose
-print(BlockingRequester("ipc:///tmp/run/control.sock").request(Expose("127.0.0.1:8090", "{ip}:81")))
+print(BlockingRequester("ipc://{directory}/run/control.sock").request(Expose("127.0.0.1:8090", "{ip}:81")))
+"""
+FOREIGN = """
+from supervisor.attach.vsock import VsockEndpoint, VsockListener
+VsockListener(VsockEndpoint(77, 10240))
 """
 
 
@@ -34,7 +38,7 @@ def machine(host: Namespace, workshop: Path, probe: Path) -> Iterator[QemuGuest]
         pytest.skip("no guest kernel in .cache/guest (make packages)")
     directory = workshop / "vsock"
     directory.mkdir()
-    initramfs = build_initramfs(directory, probe, ("virtio_pci", "virtio_net", "tun", "vsock_loopback"))
+    initramfs = build_initramfs(directory, probe, ("tun", "vsock_loopback"))
     image = directory / "image"
     append_python(initramfs, image)
     memory = ["-m", "1024"]
@@ -52,21 +56,29 @@ def start(machine: Guest, module: str, arguments: str, log: str, word: str) -> N
 
 
 def test_a_vm_has_its_whole_network_over_af_vsock(machine: QemuGuest, probe: Path) -> None:
-    machine.sh("echo 'api: []' >/tmp/config")
-    flags = "--config /tmp/config --runtime-dir /tmp/run --state-dir /tmp/state --listen vsock=vsock://:1024"
-    start(machine, "supervisor", flags, "/tmp/service", "API: none")
-    start(machine, "agent", "--connect vsock://1:1024/connect --no-resolv-conf", "/tmp/agent", "tap0 has 192.168.127")
-    assert "attached to default on vsock://:1024 (cid=1 " in machine.sh("cat /tmp/service")
+    directory = machine.sh("mktemp -d").strip()
+    service, agent, www = (f"{directory}/{name}" for name in ("service", "agent", "www"))
+    machine.sh(f"echo 'api: []' >{directory}/config")
+    flags = f"--config {directory}/config --runtime-dir {directory}/run --state-dir {directory}/state"
+    start(machine, "supervisor", f"{flags} --listen vsock=vsock://:1024", service, "API: none")
+    start(machine, "agent", "--connect vsock://1:1024/connect --no-resolv-conf", agent, "tap0 has 192.168.127")
+    assert "attached to default on vsock://:1024 (cid=1 " in machine.sh(f"cat {service}")
     ip = machine.sh("ip -o -4 addr show tap0").split()[3].partition("/")[0]
     assert "2 packets received" in machine.sh(f"ping -c 2 -W 5 {GATEWAY}")
     assert f"Address: {HOST}" in machine.sh(f"nslookup -type=a host.containers.internal {GATEWAY}")
 
-    machine.sh(f"mkdir /tmp/www && probe random {SIZE} 7 >/tmp/www/data && httpd -p 127.0.0.1:80 -h /tmp/www")
-    machine.sh(f"httpd -p {ip}:81 -h /tmp/www && echo hello >/tmp/www/hello")
+    machine.sh(f"mkdir {www} && probe random {SIZE} 7 >{www}/data && httpd -p 127.0.0.1:80 -h {www}")
+    machine.sh(f"httpd -p {ip}:81 -h {www} && echo hello >{www}/hello")
     fetched = machine.sh(f"wget -q -O - http://{HOST}/data | sha256sum", 90)
     assert fetched.split()[0] == random_sha256(probe, SIZE, 7)
 
-    exposed = machine.attempt(f"{python_command()} -c '{EXPOSE.format(ip=ip)}'")
-    assert exposed.status == 0, exposed.output + machine.sh("cat /tmp/service")
+    exposed = machine.attempt(f"{python_command()} -c '{EXPOSE.format(directory=directory, ip=ip)}'")
+    assert exposed.status == 0, exposed.output + machine.sh(f"cat {service}")
     assert machine.sh("wget -q -O - http://127.0.0.1:8090/hello") == "hello\n"
-    assert "Traceback" not in machine.sh("cat /tmp/service /tmp/agent")
+    assert "Traceback" not in machine.sh(f"cat {service} {agent}")
+
+
+def test_a_context_id_that_is_not_this_machines_is_named(machine: QemuGuest) -> None:
+    listening = machine.attempt(f"{python_command()} -c '{FOREIGN}'")
+    assert "cannot listen on vsock://77:10240: " in listening.output
+    assert "77 is no context id of this machine" in listening.output

@@ -1,4 +1,4 @@
-"""A guest that is a machine of its own: commands travel over a serial line, one line each.
+"""A guest that is a machine of its own: commands travel over its standard input and output, one line each.
 
 ``ID SECONDS BASE64(COMMAND)``; the answer is ``ID STATUS BASE64(OUTPUT)``. The kernel's console is another line, kept
 in a file for failures.
@@ -24,8 +24,7 @@ ANSWER_MARGIN = 10.0
 """Seconds granted beyond the command's own limit: emulation is slow, and two cores are shared."""
 
 COMMAND_LOOP = """
-stty -F {line} raw -echo
-exec <{line} >{line}
+exec <>{device} >&0
 echo ready
 while read -r id seconds command; do
     echo "$command" | base64 -d >/tmp/command
@@ -33,11 +32,11 @@ while read -r id seconds command; do
     echo "$id $? $(head -c 262144 /tmp/output | base64 | tr -d '\\n')"
 done
 """
-"""The end of an init script; `line` is the serial line."""
+"""The end of an init script; `device` is what leads to the machine's standard input and output."""
 
 
 class ConsoleGuest(Guest):
-    """A running machine: one process, with the serial line on its standard input and output."""
+    """A running machine: one process."""
 
     lease_file = "/tmp/lease"
 

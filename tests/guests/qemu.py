@@ -16,14 +16,17 @@ KERNEL = Path(__file__).parents[2] / ".cache" / "guest"
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
-mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev; mount -t tmpfs none /tmp
+mount -t proc none /proc; mount -t sysfs none /sys; mount -t devtmpfs none /dev
 for module in $(cat /modules); do insmod /$module; done
 ip link set lo up
+until set -- /dev/vport*; [ -c "$1" ]; do sleep 0.1; done
 """
+# The root is in memory itself. /tmp stays a folder of it: the host's checkout may lie there, and be in the image.
+DRIVERS = ("virtio_pci", "virtio_net", "virtio_console")
 
 
-def build_initramfs(directory: Path, probe: Path, drivers: Sequence[str] = ("virtio_pci", "virtio_net")) -> Path:
-    """Pack busybox, kernel modules (by default those of a virtio card), udhcpc's script and `probe`; the archive."""
+def build_initramfs(directory: Path, probe: Path, drivers: Sequence[str] = ()) -> Path:
+    """Pack busybox, kernel modules (those named and `DRIVERS`), udhcpc's script and `probe`; the archive."""
     root = directory / "initramfs"
     for folder in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (root / folder).mkdir(parents=True)
@@ -31,11 +34,11 @@ def build_initramfs(directory: Path, probe: Path, drivers: Sequence[str] = ("vir
     assert busybox is not None
     for source, name in ((busybox, "busybox"), (DHCP_SCRIPT, "udhcpc.sh"), (probe, "probe")):
         shutil.copy(source, root / "bin" / name)
-    modules = _modules(*drivers)
+    modules = _modules(*DRIVERS, *drivers)
     for module in modules:
         shutil.copy(module, root)
     (root / "modules").write_text("".join(f"{module.name}\n" for module in modules))
-    (root / "init").write_text(INIT + COMMAND_LOOP.format(line="/dev/ttyS1"))
+    (root / "init").write_text(INIT + COMMAND_LOOP.format(device='"$1"'))
     (root / "init").chmod(0o755)
     archive = directory / "initramfs.gz"
     with archive.open("wb") as packed:
@@ -61,7 +64,8 @@ def _modules(*names: str) -> list[Path]:
 
 
 class QemuGuest(ConsoleGuest):
-    """A running virtual machine. The first serial port is the kernel's console, the second takes commands."""
+    """A running virtual machine. The serial port is the kernel's console; commands take a virtio port, since an
+    emulated serial port loses interrupts when the host is busy, and its guest then waits for the next character."""
 
     interface = "eth0"
     probe = "/bin/probe"
@@ -81,19 +85,12 @@ class QemuGuest(ConsoleGuest):
         a command that becomes QEMU's."""
         console = directory / f"console-{mac.replace(':', '')}.log"
         argv = [
-            *wrapper,
-            "qemu-system-x86_64",
-            "-accel",
-            "tcg",
-            "-m",
-            "256",
-            "-nodefaults",
-            "-display",
-            "none",
-            "-no-reboot",
+            *(*wrapper, "qemu-system-x86_64", "-accel", "tcg", "-m", "256"),
+            *("-nodefaults", "-display", "none", "-no-reboot"),
+            *("-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(initramfs), "-append", "console=ttyS0 panic=-1 quiet"),
+            *("-serial", f"file:{console}", "-chardev", "stdio,id=commands"),
+            *("-device", "virtio-serial-pci", "-device", "virtserialport,chardev=commands"),
         ]
-        argv += ["-no-reboot", "-kernel", str(KERNEL / "vmlinuz"), "-initrd", str(initramfs)]
-        argv += ["-append", "console=ttyS0 panic=-1 quiet", "-serial", f"file:{console}", "-serial", "stdio"]
         kind, _, rest = netdev.partition(",")
         argv += ["-netdev", f"{kind},id=n,{rest}", "-device", f"virtio-net-pci,netdev=n,mac={mac},romfile=", *device]
         super().__init__(argv, console, mac, host)

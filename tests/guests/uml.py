@@ -24,7 +24,9 @@ busybox mount --move /mnt /tmp
 export PATH=/tmp/bin:$PATH
 touch /tmp/resolv.conf && mount --bind /tmp/resolv.conf /etc/resolv.conf
 ip link set lo up
+stty -F {line} raw -echo
 """
+LINE = "/dev/ttyS0"
 
 
 class UmlGuest(ConsoleGuest):
@@ -38,7 +40,8 @@ class UmlGuest(ConsoleGuest):
         """Boot, attached to a BESS listener's `socket`."""
         name = f"uml-{mac.replace(':', '')}"
         init = directory / name
-        init.write_text(INIT.format(probe=probe, dhcp_script=DHCP_SCRIPT) + COMMAND_LOOP.format(line="/dev/ttyS0"))
+        prepare = INIT.format(probe=probe, dhcp_script=DHCP_SCRIPT, line=LINE)
+        init.write_text(prepare + COMMAND_LOOP.format(device=LINE))
         init.chmod(0o755)
         argv = [PROGRAM, f"umid={name}-dir", f"uml_dir={directory}/", "mem=128M", "quiet"]
         argv += [f"vec0:transport=bess,dst={socket},depth=128,gro=1,mac={mac}"]
