@@ -4,6 +4,7 @@ import asyncio
 import errno
 import socket
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -18,6 +19,7 @@ from tests.supervisor.attach.listening import Client, listening
 
 REQUEST = b"POST /connect HTTP/1.1\r\nHost: \r\nUser-Agent: Go-http-client/1.1\r\nContent-Length: 0\r\n\r\n"
 """gvforwarder's."""
+ANY_CID = 0xFFFFFFFF
 
 
 def make(directory: Path, name: str = "v") -> VsockListener:
@@ -195,17 +197,24 @@ def test_a_system_without_vsock_is_told_the_remedy(monkeypatch: pytest.MonkeyPat
         VsockListener(VsockEndpoint(None, 1024))
 
 
-@pytest.mark.skipif(not Path("/dev/vsock").exists(), reason="this system has no AF_VSOCK")
-def test_a_context_id_that_is_not_this_machines_is_named() -> None:
+@pytest.fixture
+def vsock(monkeypatch: pytest.MonkeyPatch) -> Mock:
+    """The one socket of AF_VSOCK, on a system that may have none; the real ones are in tests/e2e/test_vsock.py."""
+    vsock = Mock(spec=socket.socket)
+    for name, value in {"AF_VSOCK": 40, "VMADDR_CID_ANY": ANY_CID, "socket": Mock(return_value=vsock)}.items():
+        monkeypatch.setattr(socket, name, value, raising=False)
+    return vsock
+
+
+def test_a_context_id_that_is_not_this_machines_is_named(vsock: Mock) -> None:
+    vsock.bind.side_effect = OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
     with pytest.raises(StartError, match=r"cannot listen on vsock://77:10240: .*77 is no context id of this machine"):
         VsockListener(VsockEndpoint(77, 10240))
+    vsock.bind.assert_called_once_with((77, 10240))
+    vsock.close.assert_called_once_with()
 
 
-@pytest.mark.skipif(not Path("/dev/vsock").exists(), reason="this system has no AF_VSOCK")
-def test_the_hint_for_a_vm_names_the_hosts_port() -> None:
-    async def hint() -> str:
-        listener = VsockListener(VsockEndpoint(None, 40_123))
-        listener.close()
-        return listener.attach_hint()
-
-    assert asyncio.run(hint()) == "in the VM: moorage agent --connect vsock://2:40123/connect"
+def test_the_hint_for_a_vm_names_the_hosts_port(vsock: Mock) -> None:
+    hint = VsockListener(VsockEndpoint(None, 40_123)).attach_hint()
+    vsock.bind.assert_called_once_with((ANY_CID, 40_123))
+    assert hint == "in the VM: moorage agent --connect vsock://2:40123/connect"
