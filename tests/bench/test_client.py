@@ -12,7 +12,7 @@ def shell(script: str) -> Client:
 
 
 def test_a_report_follows_the_beginning() -> None:
-    with shell("echo begin; echo '{\"count\": 3}'; sleep 60") as client:
+    with shell("echo begin; echo '{\"count\": 3}'; exec sleep 60") as client:
         client.expect_begin(5)
         assert client.report(5) == {"count": 3}
 
