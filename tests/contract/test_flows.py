@@ -7,6 +7,7 @@ import contextlib
 import errno
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -343,6 +344,26 @@ def test_a_reset_and_a_half_close_pass_a_forwarded_port(
             with pytest.raises(ConnectionResetError):
                 client.recv(1)
         unexpose(running, "127.0.0.1:7202")
+
+
+def test_a_silent_guest_is_given_up_after_ten_seconds(running: Gvproxy, guest: NamespaceGuest, host: Namespace) -> None:
+    """Host => guest dial timeout 10 s; /tunnel: dial (10 s) comes after OK, failure = close"""
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(listening(guest.namespace, VM, backlog=0))
+        stack.enter_context(dialled(guest.namespace, VM, port_of(full)))  # nobody accepts: further SYNs are dropped
+        expose(running, "127.0.0.1:7206", f"{VM}:{port_of(full)}")
+        began = time.monotonic()
+        client = stack.enter_context(dialled(host, "127.0.0.1", 7206))
+        tunnel = stack.enter_context(socket.socket(socket.AF_UNIX))
+        tunnel.connect(str(running.api))
+        tunnel.sendall(f"GET /tunnel?ip={VM}&port={port_of(full)} HTTP/1.1\r\nHost: \r\n\r\n".encode())
+        client.settimeout(30)
+        tunnel.settimeout(30)
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert 9.5 < time.monotonic() - began < 14  # three repeated SYNs, and no more, would be 15
+        assert read_all(tunnel) == b"OK"
+        unexpose(running, "127.0.0.1:7206")
 
 
 def test_a_port_the_guest_does_not_serve_resets_its_client(

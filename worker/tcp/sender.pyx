@@ -18,7 +18,7 @@ from worker.tcp.congestion cimport cc_enter_loss
 from worker.tcp.rtt cimport rtt_start
 from worker.tcp.scoreboard cimport next_hole, pipe
 from worker.tcp.tcb cimport (
-    ACKS_CARRIED, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1,
+    ACKS_CARRIED, CA_OPEN, CA_RECOVERY, CALL_TIMEOUT, CLOSE_WAIT, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, FIN_WAIT_1,
     KEEPALIVE_INTERVAL, LAST_ACK, MAX_KEEPALIVES, MAX_RETRANSMITS, MAX_SYN_RETRANSMITS, RTO_MAX, SYN_RECEIVED,
     SYN_SENT, TIME_WAIT, in_flight, is_synchronized, rcv_undelivered, set_state, snd_end,
 )
@@ -77,6 +77,8 @@ cdef bint next_syn(Tcb* t, int64_t now, OutSegment* out) noexcept nogil:
     if t.snd_nxt == t.iss:
         t.snd_nxt = t.iss + 1
         rtt_start(t, t.iss, now)
+        if t.state == SYN_SENT:
+            t.idle_at = now + CALL_TIMEOUT
     if t.rexmit_at == 0:
         t.rexmit_at = now + t.rto
     return True
@@ -240,7 +242,7 @@ cdef int tcp_on_timer(Tcb* t, int64_t now) noexcept nogil:
     if t.idle_at != 0 and now >= t.idle_at:
         if t.state == TIME_WAIT:
             return EV_CLOSED
-        if t.keepalives >= MAX_KEEPALIVES:
+        if t.state == SYN_SENT or t.keepalives >= MAX_KEEPALIVES:
             return EV_TIMEOUT
         t.keepalives += 1
         t.idle_at = now + KEEPALIVE_INTERVAL

@@ -55,7 +55,8 @@ cdef enum:
     RTO_INITIAL = 1000000  # us; RFC 6298 2.1
     RTO_MAX = 60000000  # us; RFC 6298 2.5
     MAX_RETRANSMITS = 15  # RFC 9293 3.8.3 (R2): about 9 minutes, so that a paused VM keeps its connections
-    MAX_SYN_RETRANSMITS = 3  # 15 s, then a forwarded connection is reset
+    MAX_SYN_RETRANSMITS = 3  # of our answer: 15 s
+    CALL_TIMEOUT = 10000000  # us for a guest to answer our SYN, then a forwarded connection is reset; gvproxy's
     DELAYED_ACK = 1000  # us; RFC 9293 3.8.6.3 allows 500 ms, but a guest with Nagle's algorithm waits for it
     PATIENT_ACK = 40000  # us; Linux's; where answers come anyway, a short timer costs more than the segments
     ACKS_CARRIED = 3  # by data, one after the other: the connection is one of requests and answers
