@@ -390,6 +390,7 @@ cdef struct Core:
     uint32_t time_wait_count
     uint32_t max_tcp_flows
     uint32_t max_udp_flows
+    int64_t udp_idle  # us
     uint16_t next_port
     Node dirty
     Node host_queue  # TCP flows whose host socket may have something for us, or room

@@ -29,12 +29,14 @@ class Engine:
         resync: bool = False,
         guest_mac: bytes = b"",
         readiness: str = "auto",
+        udp_idle: float = 180.0,
     ) -> None:
         """Take `link_fd` (made non-blocking, closed by `close`); of a pair of pipes it is the one to read, and
         `link_out_fd` the one to write.
 
         `framing` is one of `proto.messages.Framing`; `prefix_len` counts in 128 bits (an IPv4 /24 is 120); `readiness`
-        is ``epoll``, ``poll`` or ``auto``. Raises ValueError on an unknown framing or an MTU outside 576..65535.
+        is ``epoll``, ``poll`` or ``auto``; `udp_idle` is how long a UDP mapping stays after its last datagram. Raises
+        ValueError on an unknown framing or an MTU outside 576..65535.
         """
     # --- the selector's side
     @property

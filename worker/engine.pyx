@@ -84,7 +84,7 @@ cdef class Engine:
 
     def __cinit__(
         self, int link_fd, str framing, int mtu, bytes gateway_mac, bytes gateway_ip, bytes subnet, int prefix_len, *,
-        int link_out_fd=-1, bint resync=False, bytes guest_mac=b"", str readiness="auto"
+        int link_out_fd=-1, bint resync=False, bytes guest_mac=b"", str readiness="auto", double udp_idle=180.0
     ):
         self.upcall_fd = -1
         self.listeners = {}
@@ -110,6 +110,7 @@ cdef class Engine:
         core.link_kind, core.prefix_len = FRAMINGS[framing]
         core.offloads = framing == "tap-vnet"
         core.mtu = mtu
+        core.udp_idle = <int64_t>(udp_idle * 1e6)
         core.gateway_ip = address(gateway_ip)
         core.subnet = address(subnet)
         core.prefix_bits = prefix_len

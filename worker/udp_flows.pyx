@@ -3,9 +3,9 @@
 
 A mapping belongs to a guest's address and port and has one host socket, whatever the destination (endpoint-independent
 mapping, RFC 4787 REQ-1), and takes datagrams from anybody (REQ-8, the transparent choice). It lives three minutes
-after the last datagram (REQ-5 asks for two), or, if all it ever did was to ask DNS or NTP, until every question is
-answered. There is a hard cap; the least recently used mapping makes room. A forwarded port has the listener's socket,
-and a flow for each client, so that the guest sees each client's own address.
+after the last datagram either way (REQ-5 asks for at least two), or, if all it ever did was to ask DNS or NTP, until
+every question is answered. There is a hard cap; the least recently used mapping makes room. A forwarded port has the
+listener's socket, and a flow for each client, so that the guest sees each client's own address.
 
 Errors of the network come back through the socket's error queue and go to the guest as ICMP.
 """
@@ -49,7 +49,6 @@ from worker.wire.ipv4 cimport IPPROTO_UDP_, IPV4_HEADER_LEN, IPV4_MF, pseudo_sum
 from worker.wire.udp cimport UDP_HEADER_LEN, put_udp
 
 cdef enum:
-    IDLE = 180000000  # us
     READ_QUANTUM = 32  # errors of one socket before the next socket's turn
     MAX_SEND_TRIES = 3
     HEADERS_ROOM = 4096  # for the headers of a datagram's fragments at the smallest MTU
@@ -202,7 +201,7 @@ cdef void touch(Core* core, UdpFlow* flow) noexcept nogil:
     flow.last_used = core.now
     list_remove(&flow.lru)
     list_append(&core.udp_lru, &flow.lru)
-    wheel_arm(&core.wheel, &flow.timer, core.now + IDLE)
+    wheel_arm(&core.wheel, &flow.timer, core.now + core.udp_idle)
 
 
 cdef UdpFlow* open_mapping(Core* core, const FlowKey* key) noexcept nogil:
@@ -469,8 +468,8 @@ cdef bint udp_serve(Core* core) noexcept nogil:
 
 cdef void udp_timer(Core* core, UdpFlow* flow) noexcept nogil:
     """The flow's slot in the wheel came up; it may have been used since."""
-    if core.now < flow.last_used + IDLE:
-        wheel_arm(&core.wheel, &flow.timer, flow.last_used + IDLE)
+    if core.now < flow.last_used + core.udp_idle:
+        wheel_arm(&core.wheel, &flow.timer, flow.last_used + core.udp_idle)
         return
     count(core, C_UDP_EXPIRED)
     destroy(core, flow)

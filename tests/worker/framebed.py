@@ -127,7 +127,7 @@ class Bed:
 
     def __init__(
         self, link: str = "stream32", readiness: str = "epoll", mtu: int = 1500, *, resync: bool = False,
-        guest_mac: bytes = b"",
+        guest_mac: bytes = b"", udp_idle: float = 180.0,
     ) -> None:  # fmt: skip
         self._descriptors = open_descriptors()
         (self.framing, kind), self.mtu = LINKS[link], mtu
@@ -139,7 +139,7 @@ class Bed:
         """The other end's descriptor, the engine's own."""
         self.engine = Engine(
             self.engine_fd, self.framing, mtu, GATEWAY_MAC, wide(GATEWAY_IP), wide("192.168.127.0"), 120,
-            resync=resync, guest_mac=guest_mac, readiness=readiness,
+            resync=resync, guest_mac=guest_mac, readiness=readiness, udp_idle=udp_idle,
         )  # fmt: skip
         self.inbox: list[Any] = []
         """Frames from the engine that no `expect` has taken yet."""

@@ -2,6 +2,8 @@
 
 import random
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ from tests.worker.framebed import GATEWAY_IP, GUEST_IP, REMOTE_IP, UDP, Bed, att
 from worker.upcalls import Action
 
 OTHER_IP = "203.0.113.8"
+UDP_IDLE = 0.5
+"""s"""
 
 
 def served(bed: Bed, dst: str = REMOTE_IP, dport: int = 80) -> socket.socket:
@@ -106,6 +110,56 @@ def test_a_destination_without_a_route_comes_back_as_icmp(bed: Bed) -> None:
     assert source == GATEWAY_IP
     assert quote[12:20] == v4(GUEST_IP) + v4(REMOTE_IP)
     assert bed.counter("udp.send_errors") == 1
+
+
+@pytest.fixture
+def short_bed() -> Iterator[Bed]:
+    """Where UDP mappings end soon."""
+    bed = Bed(udp_idle=UDP_IDLE)
+    yield bed
+    bed.close()
+
+
+@pytest.mark.parametrize("last", ["guest", "host"])
+def test_a_mapping_that_was_idle_long_enough_ends_and_frees_its_port(short_bed: Bed, last: str) -> None:
+    """RFC 4787 REQ-5, REQ-6: whichever side spoke last, the time counts from there."""
+    bed = short_bed
+    server = served(bed)
+    bed.send(udp(b"first", 80))
+    _, guest = bed.receive_from(server)
+    idle_from = time.monotonic()
+    bed.run_until(lambda: time.monotonic() > idle_from + UDP_IDLE / 2)
+    spoke = time.monotonic()
+    if last == "guest":
+        bed.send(udp(b"second", 80))
+        bed.receive_from(server)
+    else:
+        server.sendto(b"second", guest)
+        bed.expect_udp()
+    bed.run_until(lambda: bed.counter("udp.flows") == 0)
+    assert time.monotonic() - spoke >= UDP_IDLE
+    assert bed.counter("udp.expired") == bed.counter("udp.opened") == 1
+    server.connect(guest)
+    server.send(b"anybody?")
+    with pytest.raises(ConnectionRefusedError):
+        server.recv(1)
+    bed.send(udp(b"again", 80))
+    bed.settle()
+    assert bed.counter("udp.opened") == 2
+
+
+def test_a_client_of_a_forwarded_port_that_was_idle_long_enough_is_forgotten_and_the_port_is_not(
+    short_bed: Bed,
+) -> None:
+    bed = short_bed
+    port = bed.forward(UDP, 53)
+    client = bed.udp_server()
+    for opened in (1, 2):
+        client.sendto(b"question", ("127.0.0.1", port))
+        assert bed.expect_udp(53)[2] == b"question"
+        assert bed.counter("udp.opened") == opened
+        bed.run_until(lambda: bed.counter("udp.flows") == 0)
+    assert bed.counter("udp.expired") == 2
 
 
 def test_the_least_recently_used_mapping_makes_room(one_bed: Bed, monkeypatch: pytest.MonkeyPatch) -> None:
