@@ -13,8 +13,10 @@ from worker.core cimport FLOW_TCP, FLOW_UDP, FlowKey, TcpFlow, UdpFlow, Verdict,
 from worker.counters cimport (
     C_ETHERNET_MALFORMED, C_ETHERNET_NOT_FOR_GATEWAY, C_ETHERNET_UNKNOWN_TYPE, C_ICMP_RX_ECHO,
     C_ICMP_RX_ECHO_REPLY, C_ICMP_RX_OTHER, C_ICMP_RX_REDIRECT, C_ICMP_RX_SOURCE_QUENCH, C_ICMP_RX_TIME_EXCEEDED,
-    C_ICMP_RX_UNREACHABLE,
-    C_IPV4_BAD_CHECKSUM, C_IPV4_BAD_DESTINATION, C_IPV4_BAD_SOURCE, C_IPV4_MALFORMED, C_IPV4_RX_PACKETS,
+    C_ICMP_RX_UNREACHABLE, C_IGMP_BAD_CHECKSUM, C_IGMP_MALFORMED, C_IGMP_RX_LEAVE, C_IGMP_RX_OTHER, C_IGMP_RX_QUERY,
+    C_IGMP_RX_V1_REPORT, C_IGMP_RX_V2_REPORT, C_IGMP_RX_V3_REPORT,
+    C_IPV4_BAD_CHECKSUM, C_IPV4_BAD_DESTINATION, C_IPV4_BAD_SOURCE, C_IPV4_MALFORMED, C_IPV4_OPTION_OTHER,
+    C_IPV4_OPTION_RECORD_ROUTE, C_IPV4_OPTION_ROUTER_ALERT, C_IPV4_OPTION_TIMESTAMP, C_IPV4_RX_PACKETS,
     C_IPV4_UNKNOWN_PROTOCOL, C_TCP_BAD_CHECKSUM, C_TCP_MALFORMED, C_TCP_REFUSED,
     C_TCP_RX_SEGMENTS, C_UDP_BAD_CHECKSUM, C_UDP_MALFORMED, C_UDP_REFUSED, C_UDP_RX_DATAGRAMS,
 )
@@ -30,7 +32,7 @@ from worker.tcp_opening cimport tcp_new_flow, tcp_no_flow
 from worker.udp_flows cimport udp_batch_done, udp_carry, udp_find, udp_to_client
 from worker.upcall_queue cimport UPCALL_ECHO, UPCALL_FRAME, UPCALL_GUEST, upcall_push, upcall_verdict
 from worker.verdicts cimport verdict_find
-from worker.wire._cursor cimport Cursor, cursor
+from worker.wire._cursor cimport Cursor, cursor, has, skip
 from worker.wire.addr cimport Addr, addr_eq, addr_in_prefix, addr_v4
 from worker.wire.checksum cimport csum_add, csum_fold
 from worker.wire.ethernet cimport (
@@ -40,8 +42,13 @@ from worker.wire.icmp cimport (
     ICMP_ECHO_REPLY, ICMP_ECHO_REQUEST, ICMP_HEADER_LEN, ICMP_INFORMATION_REPLY, ICMP_NET_UNREACHABLE,
     ICMP_PORT_UNREACHABLE, ICMP_REDIRECT, ICMP_SOURCE_QUENCH, ICMP_TIME_EXCEEDED, ICMP_UNREACHABLE,
 )
+from worker.wire.igmp cimport (
+    IGMP_HEADER_LEN, IGMP_LEAVE_GROUP, IGMP_MEMBERSHIP_QUERY, IGMP_V1_REPORT, IGMP_V2_REPORT, IGMP_V3_REPORT,
+    IPPROTO_IGMP_,
+)
 from worker.wire.ipv4 cimport (
-    IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, IPV4_BAD_CHECKSUM, IPV4_HEADER_LEN, IPV4_OK, Ipv4View, parse_ipv4,
+    IPPROTO_ICMP_, IPPROTO_TCP_, IPPROTO_UDP_, IPV4_BAD_CHECKSUM, IPV4_HEADER_LEN, IPV4_OK, IPV4_OPTION_END,
+    IPV4_OPTION_NOP, IPV4_OPTION_RECORD_ROUTE, IPV4_OPTION_ROUTER_ALERT, IPV4_OPTION_TIMESTAMP, Ipv4View, parse_ipv4,
     pseudo_sum,
 )
 from worker.wire.tcp cimport TCP_ACK, TCP_RST, TCP_SYN, TcpView, parse_tcp
@@ -125,6 +132,26 @@ cdef bint source_is_right(Core* core, const Ipv4View* ip) noexcept nogil:
     return True
 
 
+cdef void count_options(Core* core, const Ipv4View* ip) noexcept nogil:
+    """A header's options, which nothing else looks at (RFC 791 section 3.1, RFC 2113), up to one that is broken."""
+    cdef Cursor c = cursor(ip.header + IPV4_HEADER_LEN, ip.header_len - IPV4_HEADER_LEN)
+    while c.left and c.pos[0] != IPV4_OPTION_END:
+        if c.pos[0] == IPV4_OPTION_NOP:
+            skip(&c, 1)
+            continue
+        if c.left < 2 or c.pos[1] < 2 or not has(&c, c.pos[1]):
+            return
+        if c.pos[0] == IPV4_OPTION_RECORD_ROUTE:
+            count(core, C_IPV4_OPTION_RECORD_ROUTE)
+        elif c.pos[0] == IPV4_OPTION_ROUTER_ALERT:
+            count(core, C_IPV4_OPTION_ROUTER_ALERT)
+        elif c.pos[0] == IPV4_OPTION_TIMESTAMP:
+            count(core, C_IPV4_OPTION_TIMESTAMP)
+        else:
+            count(core, C_IPV4_OPTION_OTHER)
+        skip(&c, c.pos[1])
+
+
 cdef void ipv4_from_guest(Core* core, const uint8_t* frame, size_t length, const Cursor* c) noexcept nogil:
     cdef Ipv4View ip
     cdef Datagram* whole
@@ -134,6 +161,8 @@ cdef void ipv4_from_guest(Core* core, const uint8_t* frame, size_t length, const
     if error != IPV4_OK:
         count(core, C_IPV4_BAD_CHECKSUM if error == IPV4_BAD_CHECKSUM else C_IPV4_MALFORMED)
         return
+    if ip.header_len > IPV4_HEADER_LEN:
+        count_options(core, &ip)
     if not source_is_right(core, &ip):
         count(core, C_IPV4_BAD_SOURCE)
         return
@@ -158,6 +187,8 @@ cdef void transport(Core* core, const Ipv4View* ip, const uint8_t* frame, size_t
         udp_datagram(core, ip, frame, length)
     elif ip.proto == IPPROTO_ICMP_:
         icmp_message(core, ip, frame, length)
+    elif ip.proto == IPPROTO_IGMP_:
+        count(core, igmp_counter(&ip.payload))
     else:
         count(core, C_IPV4_UNKNOWN_PROTOCOL)
         if not is_group(core, &ip.dst) and ip.payload.left >= 8:
@@ -304,6 +335,25 @@ cdef int icmp_counter(uint8_t kind) noexcept nogil:
     if ICMP_TIME_EXCEEDED <= kind <= ICMP_INFORMATION_REPLY:
         return C_ICMP_RX_TIME_EXCEEDED + kind - ICMP_TIME_EXCEEDED
     return C_ICMP_RX_OTHER
+
+
+cdef int igmp_counter(const Cursor* message) noexcept nogil:
+    """Which counter a message has; multicast is not routed, so nothing else becomes of it."""
+    if message.left < IGMP_HEADER_LEN:
+        return C_IGMP_MALFORMED
+    if csum_fold(csum_add(0, message.pos, message.left)):
+        return C_IGMP_BAD_CHECKSUM
+    if message.pos[0] == IGMP_MEMBERSHIP_QUERY:
+        return C_IGMP_RX_QUERY
+    if message.pos[0] == IGMP_V1_REPORT:
+        return C_IGMP_RX_V1_REPORT
+    if message.pos[0] == IGMP_V2_REPORT:
+        return C_IGMP_RX_V2_REPORT
+    if message.pos[0] == IGMP_V3_REPORT:
+        return C_IGMP_RX_V3_REPORT
+    if message.pos[0] == IGMP_LEAVE_GROUP:
+        return C_IGMP_RX_LEAVE
+    return C_IGMP_RX_OTHER
 
 
 cdef void icmp_message(Core* core, const Ipv4View* ip, const uint8_t* frame, size_t length) noexcept nogil:

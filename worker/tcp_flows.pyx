@@ -12,8 +12,8 @@ from posix.unistd cimport close
 
 from worker.core cimport FLOW_TCP, FlowHead, count
 from worker.counters cimport (
-    C_TCP_CLOSED, C_TCP_CONNECT_FAILED, C_TCP_OUT_OF_MEMORY, C_TCP_OVER_LIMIT, C_TCP_RESETS_SENT, C_TCP_RTO_EXPIRED,
-    C_TCP_TIMEOUTS,
+    C_TCP_ATTEMPT_FAILS, C_TCP_CLOSED, C_TCP_CONNECT_FAILED, C_TCP_ESTAB_RESETS, C_TCP_OUT_OF_MEMORY, C_TCP_OVER_LIMIT,
+    C_TCP_RESETS_SENT, C_TCP_RTO_EXPIRED, C_TCP_TIMEOUTS,
 )
 from worker.flow_table cimport table_insert, table_remove
 from worker.hostio cimport reset_on_close
@@ -24,7 +24,8 @@ from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_open
 from worker.tcp.sender cimport tcp_on_timer
 from worker.tcp.tcb cimport (
-    CLOSED, EV_CLOSED, EV_TIMEOUT, TIME_WAIT, Tcb, is_synchronized, next_deadline, set_state, tcp_init, tcp_release,
+    CLOSE_WAIT, CLOSED, ESTABLISHED, EV_CLOSED, EV_TIMEOUT, LISTEN, SYN_RECEIVED, TIME_WAIT, Tcb, is_synchronized,
+    next_deadline, set_state, tcp_init, tcp_release,
 )
 from worker.timers cimport wheel_arm, wheel_disarm
 from worker.wire.icmp cimport ICMP_UNREACHABLE
@@ -123,7 +124,11 @@ cdef void destroy(Core* core, TcpFlow* flow, bint reset_host) noexcept nogil:
         return
     flow.dead = True
     close_host(core, flow, reset_host)
-    if flow.tcb.state == TIME_WAIT:
+    if LISTEN <= flow.tcb.state <= SYN_RECEIVED:
+        count(core, C_TCP_ATTEMPT_FAILS)
+    elif flow.tcb.state == ESTABLISHED or flow.tcb.state == CLOSE_WAIT:
+        count(core, C_TCP_ESTAB_RESETS)
+    elif flow.tcb.state == TIME_WAIT:
         core.time_wait_count -= 1
     table_remove(&core.flows, &flow.head)
     core.tcp_count -= 1

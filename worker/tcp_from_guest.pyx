@@ -13,8 +13,8 @@ from posix.uio cimport iovec
 
 from worker.core cimport MAX_SLICES, MAX_TIME_WAIT, TAG_TCP, Slice, count, count_by, token_of
 from worker.counters cimport (
-    C_FLOW_BYTES_FROM_GUEST, C_SYSCALLS_HOST_SEND, C_TCP_DROPPED, C_TCP_ESTABLISHED, C_TCP_OUT_OF_MEMORY,
-    C_TCP_RESETS_RECEIVED,
+    C_FLOW_BYTES_FROM_GUEST, C_SYSCALLS_HOST_SEND, C_TCP_DROPPED, C_TCP_DSACKS, C_TCP_ESTABLISHED,
+    C_TCP_FAST_RECOVERIES, C_TCP_OUT_OF_MEMORY, C_TCP_RESETS_RECEIVED, C_TCP_SACK_RECOVERIES,
 )
 from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, SHUT_WR, msghdr, sendmsg, shutdown
 from worker.lists cimport list_add, list_empty, list_pop
@@ -23,7 +23,8 @@ from worker.ring cimport ring_reserve, ring_slices, ring_write_at
 from worker.segments cimport emit_reset
 from worker.tcp.receiver cimport tcp_delivered, tcp_receive
 from worker.tcp.tcb cimport (
-    CLOSED, EV_ACKED, EV_BAD_ACK, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_REOPEN, EV_RESET, TIME_WAIT, Delivery,
+    CLOSED, EV_ACKED, EV_BAD_ACK, EV_DATA, EV_DROPPED, EV_DSACK, EV_ESTABLISHED, EV_RECOVERY, EV_REOPEN, EV_RESET,
+    TIME_WAIT, Delivery,
 )
 from worker.tcp_flows cimport abort, close_host, destroy, schedule, share_window, want_output
 from worker.wire.tcp cimport TCP_RST
@@ -66,6 +67,16 @@ cdef void note_active(Core* core, TcpFlow* flow) noexcept nogil:
             share_window(core, flow)
 
 
+cdef void count_events(Core* core, const TcpFlow* flow, int events) noexcept nogil:
+    """The rare ones."""
+    if events & EV_ESTABLISHED:
+        count(core, C_TCP_ESTABLISHED)
+    if events & EV_RECOVERY:
+        count(core, C_TCP_SACK_RECOVERIES if flow.tcb.sack_ok else C_TCP_FAST_RECOVERIES)
+    if events & EV_DSACK:
+        count(core, C_TCP_DSACKS)
+
+
 cdef bint tcp_from_guest(Core* core, TcpFlow* flow, const TcpView* s) noexcept nogil:
     """A segment of a known connection; what it brings to the host socket is done when the batch is.
 
@@ -98,8 +109,8 @@ cdef bint tcp_from_guest(Core* core, TcpFlow* flow, const TcpView* s) noexcept n
     if events & EV_BAD_ACK:
         emit_reset(core, &flow.head.key, s.ack, 0, TCP_RST)
         return False
-    if events & EV_ESTABLISHED:
-        count(core, C_TCP_ESTABLISHED)
+    if events & (EV_ESTABLISHED | EV_RECOVERY | EV_DSACK):
+        count_events(core, flow, events)
     if events & EV_DATA:
         note_active(core, flow)
         keep_slice(core, flow, &delivery)

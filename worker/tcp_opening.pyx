@@ -13,8 +13,8 @@ from posix.unistd cimport close
 from worker.clients cimport client_as_seen, next_ephemeral_port
 from worker.core cimport FLOW_TCP, TAG_TCP, TcpFlow, UpcallEntry, count, count_by, token_of
 from worker.counters cimport (
-    C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_TCP_NO_FLOW, C_TCP_OPENED_BY_GUEST, C_TCP_OPENED_BY_HOST,
-    C_TCP_OUT_OF_MEMORY, C_TCP_RESETS_SENT,
+    C_FLOW_BYTES_TO_GUEST, C_SYSCALLS_CONTROL, C_TCP_NO_FLOW, C_TCP_NO_PORT, C_TCP_OPENED_BY_GUEST,
+    C_TCP_OPENED_BY_HOST, C_TCP_OUT_OF_MEMORY, C_TCP_RESETS_SENT,
 )
 from worker.flow_table cimport table_find
 from worker.hostio cimport (
@@ -146,6 +146,7 @@ cdef bint choose_port(Core* core, FlowKey* key) noexcept nogil:
         key.peer_port = next_ephemeral_port(core)
         if table_find(&core.flows, key) == NULL:
             return True
+    count(core, C_TCP_NO_PORT)
     return False
 
 

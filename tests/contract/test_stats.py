@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from api import gvproxy_stats
 from tests.guests.guest import Guest
+from tests.guests.namespace import NamespaceGuest
 from tests.guests.service import Service
 from tests.guests.waiting import wait_for
 
@@ -79,6 +82,24 @@ def test_what_a_guest_does_is_counted(service: Service, guest: Guest) -> None:
     assert after["UDP.PacketsReceived"] >= 2  # DHCP
     assert after["UDP.PacketsSent"] >= 2
     assert after["TCP.CurrentEstablished"] == 0
+
+
+@pytest.mark.guest
+def test_groups_that_a_guest_joins_and_connections_that_it_resets_are_counted(service: Service, guest: Guest) -> None:
+    """a counter that Moorage keeps is real"""
+    assert isinstance(guest, NamespaceGuest)
+    before = stats(service)
+    with service.host.entered():
+        server = socket.create_server(("127.0.0.1", 0))
+    with server, guest.namespace.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+        for group in range(3):
+            joined = socket.inet_aton(f"239.1.2.{group}") + socket.inet_aton("192.168.127.2")
+            member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        with socket.create_connection(("192.168.127.254", server.getsockname()[1]), 10) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    grown = ["TCP.EstablishedResets", "IGMP.PacketsReceived.IGMPPacketStats.V3MembershipReport"]
+    grown.append("IP.OptionRouterAlertReceived")
+    wait_for(lambda: all(stats(service)[name] > before[name] for name in grown), 10.0, "the counters")
 
 
 @pytest.mark.guest

@@ -43,9 +43,9 @@ class GuestTcp:
         segment.off = 5 + len(opts) // 4
         return ipv4(segment, self.dst, proto=TCP, **ip)
 
-    def say(self, flags: int, payload: bytes = b"") -> None:
+    def say(self, flags: int, payload: bytes = b"", opts: bytes = b"") -> None:
         """Send a segment next in order."""
-        self.bed.send(self.segment(flags, payload))
+        self.bed.send(self.segment(flags, payload, opts=opts))
         self.next += len(payload) + bool(flags & (TH_SYN | TH_FIN))
 
     def syn(self) -> None:

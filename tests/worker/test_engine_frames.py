@@ -108,6 +108,50 @@ def test_an_unknown_protocol_is_told_by_icmp(bed: Bed) -> None:
     assert bed.counter("ipv4.unknown_protocol") == 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        (0x11, "rx_query"),
+        (0x12, "rx_v1_report"),
+        (0x16, "rx_v2_report"),
+        (0x17, "rx_leave"),
+        (0x22, "rx_v3_report"),
+        (0x13, "rx_other"),
+    ],
+)
+def test_an_igmp_message_is_counted_by_its_type(one_bed: Bed, kind: int, name: str) -> None:
+    message = bytes([kind, 0, 0, 0, 224, 0, 0, 251])
+    message = message[:2] + dpkt.in_cksum(message).to_bytes(2, "big") + message[4:]
+    one_bed.send(ipv4(message, "224.0.0.22", proto=2), ipv4(message[:7], "224.0.0.22", proto=2))
+    one_bed.send(ipv4(message[:7] + b"?", "224.0.0.22", proto=2))
+    one_bed.settle()
+    assert one_bed.counter(f"igmp.{name}") == 1
+    assert (one_bed.counter("igmp.malformed"), one_bed.counter("igmp.bad_checksum")) == (1, 1)
+    assert one_bed.inbox == []
+
+
+def test_options_of_a_header_are_counted_and_change_nothing(bed: Bed) -> None:
+    alert, stamp, route, other = b"\x94\4\0\0", b"\x44\4\5\0", b"\7\3\4", b"\x82\2"
+    for options in (b"\1" + route, alert + stamp, other + b"\0\x94", b"\x94", b"\x94\1", b"\x94\x09\0\0"):
+        bed.send(optioned(udp(b"", 80), options))
+    bed.settle()
+    assert [bed.counter(f"ipv4.option_{name}") for name in ("record_route", "router_alert", "timestamp", "other")] == [
+        1, 1, 1, 1,
+    ]  # fmt: skip
+    assert bed.counter("udp.rx_datagrams") == 6
+
+
+def optioned(frame: bytes, options: bytes) -> bytes:
+    """The frame with options in its IPv4 header."""
+    options += bytes(-len(options) % 4)
+    header = bytearray(frame[14:34] + options)
+    header[0] += len(options) // 4
+    header[2:4] = (len(frame) - 14 + len(options)).to_bytes(2, "big")
+    header[10:12] = b"\0\0"
+    header[10:12] = dpkt.in_cksum(bytes(header)).to_bytes(2, "big")
+    return frame[:14] + bytes(header) + frame[34:]
+
+
 def test_an_unknown_ethertype_is_counted(bed: Bed) -> None:
     bed.send(ethernet(b"", 0x88CC), ethernet(bytes(40), 0x86DD))
     bed.settle()

@@ -72,7 +72,7 @@ def test_a_refused_connection_is_reset_at_once(bed: Bed) -> None:
     guest.syn()
     reset = guest.hear(TH_RST | TH_ACK)
     assert (reset.seq, reset.ack) == (0, ISN + 1)
-    assert bed.counter("tcp.connect_failed") == 1
+    assert bed.counter("tcp.connect_failed") == bed.counter("tcp.attempt_fails") == bed.counter("tcp.closed") == 1
     assert bed.counter("tcp.flows") == 0
 
 
@@ -145,6 +145,34 @@ def test_what_the_host_writes_the_guest_reads(bed: Bed, size: int) -> None:
     assert host.send(data) == size
     assert guest.read(size) == data
     assert bed.counter("flow.bytes_to_guest") == size
+
+
+@pytest.mark.parametrize("options", ["", "0402 0101"], ids=["fast_recoveries", "sack_recoveries"])
+def test_a_recovery_is_counted_once_and_so_is_each_report_of_duplicates(one_bed: Bed, options: str) -> None:
+    bed, server = one_bed, one_bed.tcp_server()
+    bed.allow(TCP, server.getsockname()[1])
+    guest = GuestTcp(bed)
+    guest.say(TH_SYN, opts=bytes.fromhex("020405b4" + options))
+    guest.take_syn(guest.hear(TH_SYN | TH_ACK))
+    host = bed.accept(server)
+    host.send(noise(10 * 1460))
+    first = guest.hear(TH_ACK)
+    start = first.seq
+
+    def sack(segment: int) -> bytes:
+        block = [(start + number * 1460).to_bytes(4, "big") for number in (segment, segment + 1)]
+        return b"\1\1\5\x0a" + b"".join(block) if options else b""
+
+    for segment in range(1, 6):
+        guest.say(TH_ACK, opts=sack(segment))
+    while (again := guest.hear(TH_ACK)).seq != start:
+        pass
+    assert again.data == first.data
+    guest.expected += 1460
+    guest.say(TH_ACK, opts=sack(0))
+    bed.settle()
+    recoveries = [bed.counter(f"tcp.{name}") for name in ("fast_recoveries", "sack_recoveries", "dsacks")]
+    assert recoveries == ([0, 1, 1] if options else [1, 0, 0])
 
 
 def test_segments_out_of_order_and_repeated_make_the_same_stream(bed: Bed) -> None:
@@ -375,6 +403,7 @@ def test_a_reset_of_the_guest_resets_the_host(bed: Bed) -> None:
     guest.say(TH_RST)
     bed.run_until(lambda: bed.is_reset(host))
     assert bed.counter("tcp.flows") == 0
+    assert (bed.counter("tcp.estab_resets"), bed.counter("tcp.attempt_fails")) == (1, 0)
 
 
 def test_data_just_before_a_reset_of_the_guest_still_goes_out(bed: Bed) -> None:
@@ -391,6 +420,7 @@ def test_a_reset_of_the_host_resets_the_guest(bed: Bed) -> None:
     reset = guest.hear(TH_RST)
     assert reset.seq == guest.expected
     assert bed.counter("tcp.flows") == 0
+    assert (bed.counter("tcp.estab_resets"), bed.counter("tcp.attempt_fails")) == (1, 0)
 
 
 def test_a_reset_outside_the_window_is_ignored(bed: Bed) -> None:

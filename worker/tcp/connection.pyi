@@ -37,6 +37,8 @@ class Event(IntFlag):
     REOPEN = 256
     BAD_ACK = 512
     DROPPED = 1024
+    RECOVERY = 2048
+    DSACK = 4096
 
 @final
 class Connection:

@@ -16,9 +16,9 @@ from worker.tcp.scoreboard cimport send_room
 from worker.tcp.sender cimport tcp_next_segment, tcp_on_timer
 from worker.tcp.tcb cimport (
     CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSE_WAIT, CLOSED, CLOSING, ESTABLISHED, EV_ACKED, EV_BAD_ACK, EV_CLOSED, EV_DATA,
-    EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET, EV_RING, EV_TIMEOUT, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK,
-    LISTEN, SYN_RECEIVED, SYN_SENT, TIME_WAIT, Delivery, OutSegment, Tcb, in_flight, next_deadline, rcv_undelivered,
-    set_state, tcp_init, tcp_release,
+    EV_DROPPED, EV_DSACK, EV_ESTABLISHED, EV_FIN, EV_RECOVERY, EV_REOPEN, EV_RESET, EV_RING, EV_TIMEOUT, FIN_WAIT_1,
+    FIN_WAIT_2, LAST_ACK, LISTEN, SYN_RECEIVED, SYN_SENT, TIME_WAIT, Delivery, OutSegment, Tcb, in_flight,
+    next_deadline, rcv_undelivered, set_state, tcp_init, tcp_release,
 )
 from worker.wire.tcp cimport TCP_HEADER_LEN, TCP_MAX_HEADER_LEN, TCP_MAX_SACK_BLOCKS, TcpView, put_tcp
 
@@ -39,7 +39,7 @@ Congestion = IntEnum("Congestion", {"OPEN": CA_OPEN, "RECOVERY": CA_RECOVERY, "L
 Event = IntFlag("Event", {
     "DATA": EV_DATA, "RING": EV_RING, "ESTABLISHED": EV_ESTABLISHED, "FIN": EV_FIN, "RESET": EV_RESET,
     "ACKED": EV_ACKED, "CLOSED": EV_CLOSED, "TIMEOUT": EV_TIMEOUT, "REOPEN": EV_REOPEN, "BAD_ACK": EV_BAD_ACK,
-    "DROPPED": EV_DROPPED,
+    "DROPPED": EV_DROPPED, "RECOVERY": EV_RECOVERY, "DSACK": EV_DSACK,
 }, module=__name__)
 
 cdef enum:

@@ -19,12 +19,12 @@ from libc.stdlib cimport malloc
 from worker.ring cimport RingPool, ring_discard, ring_release, ring_reserve, ring_write_at
 from worker.tcp.congestion cimport cc_enter_recovery, cc_leave, cc_on_ack, cc_start
 from worker.tcp.rtt cimport rtt_on_ack
-from worker.tcp.scoreboard cimport lost_edge, range_insert, sack_prune, sack_update
+from worker.tcp.scoreboard cimport is_dsack, lost_edge, range_insert, sack_prune, sack_update
 from worker.tcp.tcb cimport (
     ACKS_CARRIED, CA_LOSS, CA_OPEN, CA_RECOVERY, CLOSED, CLOSE_WAIT, CLOSING, DELAYED_ACK, DUP_THRESHOLD,
-    ESTABLISHED, EV_ACKED, EV_BAD_ACK, EV_CLOSED, EV_DATA, EV_DROPPED, EV_ESTABLISHED, EV_FIN, EV_REOPEN, EV_RESET,
-    EV_RING, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PATIENT_ACK, PAWS_MAX_AGE, RCV_WSCALE,
-    SYN_RECEIVED, SYN_SENT, TIME_WAIT, TIME_WAIT_PERIOD, in_flight, may_receive, set_state, tcp_touch,
+    ESTABLISHED, EV_ACKED, EV_BAD_ACK, EV_CLOSED, EV_DATA, EV_DROPPED, EV_DSACK, EV_ESTABLISHED, EV_FIN, EV_RECOVERY,
+    EV_REOPEN, EV_RESET, EV_RING, FIN_WAIT_1, FIN_WAIT_2, LAST_ACK, LISTEN, MAX_OOO, PATIENT_ACK, PAWS_MAX_AGE,
+    RCV_WSCALE, SYN_RECEIVED, SYN_SENT, TIME_WAIT, TIME_WAIT_PERIOD, in_flight, may_receive, set_state, tcp_touch,
 )
 from worker.wire.seqnum cimport seq_ge, seq_gt, seq_le, seq_lt
 from worker.wire.tcp cimport TCP_ACK, TCP_DEFAULT_MSS, TCP_FIN, TCP_RST, TCP_SYN
@@ -152,17 +152,20 @@ cdef void new_ack(Tcb* t, const TcpView* s, int64_t now, RingPool* pool) noexcep
         fin_is_acked(t, now)
 
 
-cdef void duplicate_ack(Tcb* t, bint news) noexcept nogil:
-    """RFC 5681 3.2, RFC 6675 5; duplicates that an earlier recovery left over do not count (RFC 6582 3.2 step 1)."""
+cdef bint duplicate_ack(Tcb* t, bint news) noexcept nogil:
+    """RFC 5681 3.2, RFC 6675 5; duplicates that an earlier recovery left over do not count (RFC 6582 3.2 step 1).
+    True: a recovery begins."""
     if t.dupacks < 255:
         t.dupacks += 1
     if t.ca_state == CA_OPEN:
-        if news and seq_gt(lost_edge(t), t.snd_una):
+        if (news and seq_gt(lost_edge(t), t.snd_una)) or (
+            t.dupacks >= DUP_THRESHOLD and (news or seq_gt(t.snd_una, t.recover))
+        ):
             cc_enter_recovery(t)
-        elif t.dupacks >= DUP_THRESHOLD and (news or seq_gt(t.snd_una, t.recover)):
-            cc_enter_recovery(t)
+            return True
     elif t.ca_state == CA_RECOVERY and not t.sack_ok and t.cwnd <= t.snd_wnd_max:
         t.cwnd += t.mss
+    return False
 
 
 cdef int take_ack(Tcb* t, const TcpView* s, uint32_t length, int64_t now, RingPool* pool) noexcept nogil:
@@ -177,14 +180,14 @@ cdef int take_ack(Tcb* t, const TcpView* s, uint32_t length, int64_t now, RingPo
         return 0
     if t.sack_ok and s.sack_count:
         news = sack_update(t, s)
+        events = EV_DSACK if is_dsack(s) else 0
     if s.ack != t.snd_una:
         new_ack(t, s, now, pool)
-        events = EV_ACKED
+        events |= EV_ACKED
     elif news or (
         not t.sack_ok and in_flight(t) and length == 0 and window == t.snd_wnd and not s.flags & TCP_FIN
     ):
-        duplicate_ack(t, news)
-        events = EV_ACKED
+        events |= EV_ACKED | (EV_RECOVERY if duplicate_ack(t, news) else 0)
     if seq_lt(t.snd_wl1, s.seq) or (t.snd_wl1 == s.seq and seq_le(t.snd_wl2, s.ack)):
         if window > t.snd_wnd:
             events |= EV_ACKED

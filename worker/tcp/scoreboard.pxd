@@ -8,6 +8,7 @@ from worker.wire.tcp cimport SeqRange, TcpView
 
 
 cdef bint sack_update(Tcb* t, const TcpView* s) noexcept nogil
+cdef bint is_dsack(const TcpView* s) noexcept nogil
 cdef void sack_prune(Tcb* t) noexcept nogil
 cdef uint32_t lost_edge(const Tcb* t) noexcept nogil
 cdef uint32_t pipe(const Tcb* t) noexcept nogil

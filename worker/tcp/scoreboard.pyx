@@ -63,6 +63,13 @@ cdef bint sack_update(Tcb* t, const TcpView* s) noexcept nogil:
     return news
 
 
+cdef bint is_dsack(const TcpView* s) noexcept nogil:
+    """Whether the first block of a segment that has any tells of bytes the guest had twice (RFC 2883 section 4)."""
+    return seq_le(s.sack[0].end, s.ack) or (
+        s.sack_count > 1 and seq_le(s.sack[1].start, s.sack[0].start) and seq_le(s.sack[0].end, s.sack[1].end)
+    )
+
+
 cdef void sack_prune(Tcb* t) noexcept nogil:
     """Forget what the cumulative acknowledgment has passed."""
     cdef int gone = 0

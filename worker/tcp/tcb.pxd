@@ -40,6 +40,8 @@ cdef enum Event:
     EV_TIMEOUT = 128  # the guest does not answer any more
     EV_BAD_ACK = 512  # acknowledges what was never sent: to be answered by RST
     EV_DROPPED = 1024  # out of memory or out of window: counted
+    EV_RECOVERY = 2048  # a fast recovery begins
+    EV_DSACK = 4096  # the guest had some bytes twice (RFC 2883)
     EV_REOPEN = 256  # in TIME-WAIT a new SYN came for the same addresses and ports
 
 cdef enum CongestionState:

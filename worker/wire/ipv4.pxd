@@ -1,4 +1,5 @@
-"""IPv4 headers (RFC 791): options are skipped, fragments are told apart, the payload is cut to the total length."""
+"""IPv4 headers (RFC 791): options lie between header and payload, fragments are told apart, the payload is cut
+to the total length."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint64_t
 from libc.string cimport memcpy
@@ -15,6 +16,11 @@ cdef enum:
     IPV4_MAX_LEN = 65535
     IPV4_DF = 0x4000
     IPV4_MF = 0x2000
+    IPV4_OPTION_END = 0
+    IPV4_OPTION_NOP = 1
+    IPV4_OPTION_RECORD_ROUTE = 7
+    IPV4_OPTION_TIMESTAMP = 68
+    IPV4_OPTION_ROUTER_ALERT = 148  # RFC 2113
 
 cdef enum Ipv4Error:
     IPV4_OK = 0

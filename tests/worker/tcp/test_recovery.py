@@ -31,9 +31,9 @@ def sending(isn: int, options: Options = OFFERS, segments: int = 10) -> Guest:
 def test_the_third_duplicate_acknowledgment_brings_the_segment_again(isn: int) -> None:
     guest = sending(isn, NO_SACK)
     for _ in range(2):
-        guest.says()
+        assert Event.RECOVERY not in guest.says()
         assert guest.hears() == []
-    guest.says()
+    assert Event.RECOVERY in guest.says()
     assert guest.hears_data() == [segment(0)]
     assert guest.congestion() is Congestion.RECOVERY
     assert (guest.connection.ssthresh, guest.connection.cwnd) == (5 * MSS, 8 * MSS)
@@ -93,10 +93,11 @@ def test_what_is_not_a_duplicate_is_not_counted_as_one(isn: int) -> None:
 
 def test_three_segments_beyond_a_hole_bring_it_again_without_three_duplicates(isn: int) -> None:
     guest = sending(isn)
-    guest.says(sack=[segment(1, 3)])
+    assert Event.RECOVERY in guest.says(sack=[segment(1, 3)])
     assert guest.hears_data() == [segment(0)]
     assert guest.congestion() is Congestion.RECOVERY
     assert guest.connection.ssthresh == 5 * MSS
+    assert Event.RECOVERY not in guest.says(sack=[segment(1, 4)])
 
 
 def test_reordering_by_less_than_three_segments_brings_nothing_again(isn: int) -> None:
@@ -199,8 +200,15 @@ def test_a_report_of_duplicates_is_no_sign_of_loss(isn: int) -> None:
     guest.says(ack=5001)
     guest.hears()
     for number in range(5):
-        guest.says(ack=5001, sack=[segment(number)])
+        assert Event.DSACK in guest.says(ack=5001, sack=[segment(number)])
     assert guest.congestion() is Congestion.OPEN, "D-SACK (RFC 2883) tells of what came twice"
+
+
+def test_duplicates_are_told_from_what_is_new_beyond_the_acknowledgment_too(isn: int) -> None:
+    guest = sending(isn)
+    assert Event.DSACK not in guest.says(sack=[segment(2)])
+    assert Event.DSACK not in guest.says(sack=[segment(4), segment(2)])
+    assert Event.DSACK in guest.says(sack=[segment(4), segment(4, 2), segment(2)])
 
 
 def test_a_fin_in_a_hole_is_sent_again(isn: int) -> None:
