@@ -272,6 +272,18 @@ cdef struct NoteChain:
     Note* last
 
 
+cdef struct Held:
+    # A datagram that waits for room in a peer's socket; its bytes follow.
+    Held* next
+    size_t size
+
+
+cdef struct Backlog:
+    Held* first
+    Held* last
+    size_t size  # bytes
+
+
 cdef struct Peer:
     # Another VM of the network, by the socket that leads to its worker.
     int fd
@@ -279,6 +291,7 @@ cdef struct Peer:
     Identity identity
     bint dead
     NoteChain notes
+    Backlog backlog
     Node node
     Node pending  # has notes
     Node readable
@@ -316,6 +329,7 @@ cdef struct Switch:
     Note* notes
     int note_count
     size_t noted  # bytes
+    size_t held  # bytes in all backlogs
     NoteChain flood
     int64_t storm_credit  # us
     int64_t storm_at

@@ -124,6 +124,7 @@ cdef extern from *:
     int sendmmsg(int fd, mmsghdr* messages, unsigned int n, int flags) nogil
     ssize_t recvfrom(int fd, void* data, size_t n, int flags, sockaddr* addr, socklen_t* length) nogil
     ssize_t recv(int fd, void* data, size_t n, int flags) nogil
+    ssize_t send(int fd, const void* data, size_t n, int flags) nogil
     enum:
         AF_INET
         AF_INET6

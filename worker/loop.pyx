@@ -131,7 +131,7 @@ cdef int take_events(Core* core, ReadyEvent* events, int n, ReadyEvent* python_e
             python_events[found] = events[i]
             found += 1
         elif tag == TAG_PEER:
-            switch_event(core, <Peer*>pointer)
+            switch_event(core, <Peer*>pointer, what)
         elif tag == TAG_LISTENER:
             if not (<Listener*>pointer).dead:
                 list_add(&core.listener_queue, &(<Listener*>pointer).host_queue)

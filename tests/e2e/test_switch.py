@@ -231,7 +231,7 @@ def test_a_vm_that_does_not_read_slows_no_other(own_service: Service, attach: At
         slow.configure()
         flooder.configure()
         frame = flooder.frame(bytes(1400), EXPERIMENT, slow.mac)
-        for _ in range(5000):
+        for _ in range(8000):
             flooder.send(frame)
         wait_for(lambda: own_service.counters()["switch.tx_dropped"] > 0, 20, "frames to the slow VM to be dropped")
         download(one, other)

@@ -7,7 +7,7 @@ not take waits in the sockets, and is lost at the senders once those are full.
 """
 
 from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint32_t
 
 from worker.core cimport INBOX_SIZE, SWITCH_BATCH, SWITCH_OFFLOADED, SWITCH_PREFIX_LEN, count, count_by
 from worker.counters cimport (
@@ -16,7 +16,8 @@ from worker.counters cimport (
 from worker.hostio cimport MSG_DONTWAIT, MSG_TRUNC, recv
 from worker.link.vnet cimport VNET_GSO_NONE, VNET_HEADER_LEN
 from worker.lists cimport list_add, list_empty, list_pop
-from worker.readiness cimport READY_IN, ready_rearm
+from worker.readiness cimport READY_IN, READY_OUT, ready_rearm
+from worker.switch.backlog cimport backlog_send
 from worker.switch.deliver cimport deliver
 from worker.switch.peers cimport longest_frame, peer_learn
 from worker.switch.port_security cimport SPEECH_FINE, speech_of
@@ -27,9 +28,13 @@ cdef enum:
     DATAGRAMS_PER_TURN = 16
 
 
-cdef void switch_event(Core* core, Peer* peer) noexcept nogil:
-    """Something has come from a peer."""
-    if not peer.dead:
+cdef void switch_event(Core* core, Peer* peer, uint32_t what) noexcept nogil:
+    """Something has come from a peer, or its socket has room again."""
+    if peer.dead:
+        return
+    if what & READY_OUT:
+        backlog_send(core, peer)
+    if what & ~READY_OUT:
         list_add(&core.switch.readable, &peer.readable)
 
 

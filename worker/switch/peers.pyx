@@ -13,6 +13,7 @@ from posix.unistd cimport close as close_fd
 from worker.core cimport INBOX_SIZE, MAX_NOTES, TAG_PEER, Note, token_of
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport READY_EDGE, READY_IN, ready_add, ready_remove
+from worker.switch.backlog cimport backlog_forget
 from worker.switch.mac_table cimport macs_close, macs_find, macs_forget, macs_init, macs_put
 
 cdef enum:
@@ -67,6 +68,7 @@ cdef Peer* peer_add(Core* core, unsigned int number) noexcept nogil:
 
 cdef void disconnect(Core* core, Peer* peer) noexcept nogil:
     if peer.fd >= 0:
+        backlog_forget(core, peer)
         ready_remove(&core.ready, peer.fd)
         close_fd(peer.fd)
         peer.fd = -1

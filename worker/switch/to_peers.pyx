@@ -3,12 +3,13 @@
 
 While a batch from the link is handled, frames for peers are only noted; when it is done they leave in one datagram for
 each peer, as they lie in memory, each behind its length (four bytes, big-endian: QEMU's framing, so that on such a link
-a whole run of frames is one piece on both sides). A peer that does not take its datagram loses it, as at a switch whose
-port is full: what is for others never waits for it.
+a whole run of frames is one piece on both sides). What a peer does not take now waits for it (`switch.backlog`), within
+bounds; what is more is lost, as at a switch whose port is full. What is for others never waits for it.
 
 Broadcast and multicast are limited to a rate, so that one VM cannot keep all the others busy.
 """
 
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy, memset
 from posix.uio cimport iovec
@@ -23,6 +24,7 @@ from worker.counters cimport (
 from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
 from worker.link.vnet cimport VNET_GSO_NONE, VNET_HEADER_LEN, VNET_NEEDS_CSUM
 from worker.lists cimport Node, list_add, list_pop
+from worker.switch.backlog cimport backlog_hold
 from worker.switch.peers cimport longest_frame, peer_with
 from worker.switch.port_security cimport (
     SPEECH_FINE, SPEECH_FORGED_IP, SPEECH_FORGED_MAC, SPEECH_LOCAL, speech_of,
@@ -107,27 +109,42 @@ cdef int add_pieces(iovec* pieces, int n, NoteChain* chain, uint32_t* frames, si
     return n
 
 
+cdef bint send_now(Core* core, Peer* peer, iovec* pieces, int n) noexcept nogil:
+    """One datagram of pieces to a peer behind whom none waits; False: it has to wait, or is lost."""
+    cdef msghdr message
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = pieces
+    message.msg_iovlen = n
+    count(core, C_SYSCALLS_SWITCH_SEND)
+    return sendmsg(peer.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL) >= 0
+
+
+cdef bint reach(Core* core, Peer* peer, iovec* pieces, int n) noexcept nogil:
+    """Let a datagram of pieces go to a peer, now or when there is room; False: it is lost."""
+    if peer.fd < 0:
+        return False
+    if peer.backlog.first == NULL:
+        if send_now(core, peer, pieces, n):
+            return True
+        if errno != EAGAIN:
+            return False
+    return backlog_hold(core, peer, pieces, n)
+
+
 cdef void send_notes(Core* core, Peer* peer) noexcept nogil:
     """Send a peer what is for it and what is for all, in one datagram."""
     cdef iovec pieces[MAX_NOTES * 2]
-    cdef msghdr message
     cdef uint32_t frames = 0
     cdef size_t size = 0
-    cdef ssize_t sent = -1
-    memset(&message, 0, sizeof(message))
-    message.msg_iov = pieces
-    message.msg_iovlen = add_pieces(pieces, 0, &core.switch.flood, &frames, &size)
-    message.msg_iovlen = add_pieces(pieces, <int>message.msg_iovlen, &peer.notes, &frames, &size)
+    cdef int n = add_pieces(pieces, 0, &core.switch.flood, &frames, &size)
+    n = add_pieces(pieces, n, &peer.notes, &frames, &size)
     peer.notes.first = NULL
     peer.notes.last = NULL
-    if peer.fd >= 0:
-        sent = sendmsg(peer.fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
-        count(core, C_SYSCALLS_SWITCH_SEND)
-    if sent < 0:
-        count_by(core, C_SWITCH_TX_DROPPED, frames)
-    else:
+    if reach(core, peer, pieces, n):
         count_by(core, C_SWITCH_TX_FRAMES, frames)
         count_by(core, C_SWITCH_TX_BYTES, size)
+    else:
+        count_by(core, C_SWITCH_TX_DROPPED, frames)
 
 
 cdef void switch_batch_done(Core* core) noexcept nogil:

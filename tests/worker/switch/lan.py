@@ -91,11 +91,11 @@ class Lan:
         assert open_descriptors() == self._descriptors, "descriptors were left open"
 
 
-def connect(one: Port, other: Port) -> None:
+def connect(one: Port, other: Port, socket_buffer: int = SOCKET_BUFFER) -> None:
     """What the supervisor does with two workers."""
     pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     for end, at, peer in zip(pair, (one, other), (other, one), strict=True):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BUFFER)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, socket_buffer)
         at.engine.add_peer(peer.number, end.detach(), peer.mac, [wide(peer.ip)])
 
 

@@ -12,6 +12,7 @@ from tests.worker.switch.lan import Worker, connect, lan
 from worker.upcalls import Upcall
 
 STORM_BURST = 500
+LEAST_BUFFER = 1 << 17  # the longest datagram between workers has room
 
 
 @pytest.mark.parametrize("readiness", ["epoll", "poll"])
@@ -155,6 +156,52 @@ def test_a_vm_that_does_not_read_costs_the_others_nothing() -> None:
         slow.reading = True
         arrived = one.counter("switch.tx_frames") - 300 + four.counter("switch.tx_frames") - 300
         network.run_until(lambda: len(slow.delivered) == arrived)
+
+
+@pytest.mark.parametrize("readiness", ["epoll", "poll"])
+def test_a_burst_that_a_peers_socket_has_no_room_for_arrives_whole_and_in_order(readiness: str) -> None:
+    with lan(3, readiness=readiness) as network:
+        one, two, three = network.ports
+        connect(one, two, socket_buffer=LEAST_BUFFER)
+        two.reading = False
+        frames = [one.frame(two.mac, number.to_bytes(4, "big") * 350) for number in range(1500)]
+        for number, frame in enumerate(frames):
+            one.send(frame, one.frame(three.mac, number.to_bytes(4, "big")))
+        network.run_until(lambda: len(three.delivered) == len(frames))
+        two.reading = True
+        one.send(last := one.frame(two.mac, b"sent while others wait"))
+        network.run_until(lambda: len(two.delivered) == len(frames) + 1)
+        assert two.delivered == [*frames, last]
+        assert one.counter("switch.tx_dropped") == 0
+        sent = one.counter("syscalls.switch_send")
+        one.send(one.frame(two.mac))
+        network.run_until(lambda: len(two.delivered) == len(frames) + 2)
+        assert one.counter("syscalls.switch_send") == sent + 1
+
+
+def test_what_waits_for_all_peers_together_is_bounded() -> None:
+    with lan(1) as network:
+        (one,) = network.ports
+        macs = [bytes((0x52, 0x54, 0, 0, 1, number)) for number in range(8)]
+        others = []
+        for number, mac in enumerate(macs):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            one.keep(ours)
+            others.append(ours)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, LEAST_BUFFER)
+            one.engine.add_peer(100 + number, theirs.detach(), mac, [])
+        for _ in range(300):
+            one.send(*[one.frame(mac, bytes(1400)) for mac in macs for _ in range(10)])
+            one.turn()
+        one.settle()
+        taken = one.counter("switch.tx_bytes")
+        assert 16 << 20 <= taken < 19 << 20, "the backlogs, and what the sockets themselves take"
+        one.engine.remove_peer(100)
+        for _ in range(300):
+            one.send(*[one.frame(macs[7], bytes(1400))] * 10)
+            one.turn()
+        one.settle()
+        assert one.counter("switch.tx_bytes") > taken, "what waited for a VM that is gone takes no room"
 
 
 def test_a_storm_of_broadcasts_is_limited_and_unicast_goes_on() -> None:
