@@ -2,16 +2,18 @@
 
 Who takes a URL says which forms of it: a tuple of `UrlForm`, to which a module may add its own. A unix socket left
 behind by a service that is gone (nobody listens) is replaced; one that somebody listens on, or a file that is no
-socket, is an error.
+socket, is an error. So is any file where the endpoint is to be bound as other programs bind (`UnixEndpoint.is_plain`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import socket
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
@@ -20,6 +22,7 @@ from supervisor.errors import StartError
 MAX_UNIX_PATH = 107
 """Bytes; sizeof(sun_path) - 1, unix(7). Other systems have less, none has more."""
 BACKLOG = 4096
+MAX_U32 = 0xFFFFFFFF
 
 
 class Endpoint:
@@ -34,6 +37,8 @@ class UnixEndpoint(Endpoint):
 
     path: str
     scheme: str = "unix"
+    is_plain: bool = False
+    """Bound as by programs that do no more: its mode is what the umask leaves of 0777, and it replaces nothing."""
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.path}"
@@ -50,7 +55,19 @@ class TcpEndpoint(Endpoint):
         return f"tcp://{join_host_port(self.host, self.port)}"
 
 
-StreamEndpoint = UnixEndpoint | TcpEndpoint
+@dataclass(frozen=True, slots=True)
+class VsockEndpoint(Endpoint):
+    """A port of AF_VSOCK, vsock(7)."""
+
+    cid: int | None
+    """None: any that is this machine's."""
+    port: int
+
+    def __str__(self) -> str:
+        return f"vsock://{'' if self.cid is None else self.cid}:{self.port}"
+
+
+StreamEndpoint = UnixEndpoint | TcpEndpoint | VsockEndpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +103,20 @@ def _parse_tcp(url: SplitResult) -> Endpoint | None:
     return TcpEndpoint(host, port) if is_whole and host and port is not None else None
 
 
+def _parse_vsock(url: SplitResult) -> Endpoint | None:
+    # Ports of vsock have 32 bits, which urllib does not expect.
+    match = re.fullmatch(r"(\d{0,10}):(\d{1,10})", url.netloc)
+    if url.scheme != "vsock" or match is None or url.path not in ("", "/"):
+        return None
+    cid = int(match[1]) if match[1] else None
+    return VsockEndpoint(cid, int(match[2])) if max(cid or 0, int(match[2])) < MAX_U32 else None
+
+
 UNIX = unix_form("unix")
+UNIXPACKET = unix_form("unixpacket")
 TCP = UrlForm("tcp://HOST:PORT", _parse_tcp)
+VSOCK = UrlForm("vsock://:PORT", _parse_vsock)
+VSOCK_WITH_CID = UrlForm("vsock://CID:PORT", _parse_vsock)
 
 
 def parse_endpoint(url: str, forms: Sequence[UrlForm] = (UNIX, TCP), prefix: str = "") -> Endpoint:
@@ -111,25 +140,34 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def listen(endpoint: StreamEndpoint, kind: int = socket.SOCK_STREAM) -> socket.socket:
-    """A non-blocking listening socket; a unix one (`kind`: its type) has mode 0600. Raises StartError that names the
-    address."""
+    """A non-blocking listening socket; `kind` is a unix one's type. Raises StartError that names the address."""
     try:
-        sock = bind_unix(endpoint, kind) if isinstance(endpoint, UnixEndpoint) else _bind_tcp(endpoint)
+        match endpoint:
+            case UnixEndpoint():
+                sock = bind_unix(endpoint, kind)
+            case VsockEndpoint():
+                sock = _bind_vsock(endpoint)
+            case TcpEndpoint():
+                sock = _bind_tcp(endpoint)
         try:
             sock.listen(BACKLOG)
         except OSError:
             sock.close()
             raise
     except OSError as error:
-        raise StartError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+        raise StartError(f"cannot listen on {endpoint}: {(error.strerror or str(error)).lower()}") from error
     sock.setblocking(False)
     return sock
 
 
 def bound_endpoint(sock: socket.socket) -> StreamEndpoint:
-    """Where a listening unix or TCP socket in fact listens, its port filled in."""
+    """Where a socket in fact listens, its port filled in, or the end of a connection that it accepted."""
     address = sock.getsockname()
-    return UnixEndpoint(address) if isinstance(address, str) else TcpEndpoint(address[0], address[1])
+    if sock.family == socket.AF_UNIX:
+        return UnixEndpoint(address)
+    if sock.family in (socket.AF_INET, socket.AF_INET6):
+        return TcpEndpoint(address[0], address[1])
+    return VsockEndpoint(None if address[0] == socket.VMADDR_CID_ANY else address[0], address[1])
 
 
 def unlink_endpoint(endpoint: Endpoint) -> None:
@@ -140,21 +178,29 @@ def unlink_endpoint(endpoint: Endpoint) -> None:
 
 
 def bind_unix(endpoint: UnixEndpoint, kind: int) -> socket.socket:
-    """A socket of that type (``SOCK_STREAM``, ...) on the endpoint's path, with mode 0600.
+    """A socket of that type (``SOCK_STREAM``, ...) on the endpoint's path, with mode 0600 unless it is plain.
 
     Raises OSError, and StartError where somebody listens there already or another kind of file is in the way.
     """
-    _remove_stale_socket(endpoint, kind)
+    if not endpoint.is_plain:
+        _remove_stale_socket(endpoint, kind)
     sock = socket.socket(socket.AF_UNIX, kind)
-    umask = os.umask(0o177)
     try:
-        sock.bind(endpoint.path)
+        with contextlib.nullcontext() if endpoint.is_plain else _umask(0o177):
+            sock.bind(endpoint.path)
     except OSError:
         sock.close()
         raise
-    finally:
-        os.umask(umask)
     return sock
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _remove_stale_socket(endpoint: UnixEndpoint, kind: int) -> None:
@@ -186,4 +232,25 @@ def _bind_tcp(endpoint: TcpEndpoint) -> socket.socket:
     except OSError:
         sock.close()
         raise
+    return sock
+
+
+def _bind_vsock(endpoint: VsockEndpoint) -> socket.socket:
+    try:
+        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+    except (AttributeError, OSError) as error:
+        raise StartError(
+            f"cannot listen on {endpoint}: this system has no AF_VSOCK; on Linux `modprobe vhost_vsock` brings it, "
+            "elsewhere a hypervisor brings a VM's vsock to a unix socket"
+        ) from error
+    try:
+        sock.bind((socket.VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid, endpoint.port))
+    except OSError as error:
+        sock.close()
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        raise StartError(
+            f"cannot listen on {endpoint}: {error.strerror}; {endpoint.cid} is no context id of this machine: leave it "
+            "out, or `modprobe vsock_loopback` for 1"
+        ) from error
     return sock

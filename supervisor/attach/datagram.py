@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class DatagramListener(Listener):
             self._sock: socket.socket | None = _prepared(bind_unix(endpoint, socket.SOCK_DGRAM))
         except OSError as error:
             raise StartError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+        self._mode = stat.S_IMODE(os.stat(endpoint.path).st_mode)
 
     @classmethod
     def knows_uids(cls, endpoint: Endpoint) -> bool:
@@ -159,6 +161,7 @@ class DatagramListener(Listener):
         except StartError as error:
             raise OSError(str(error)) from error
         try:
+            os.chmod(self._next.path, self._mode)
             os.rename(self._next.path, self.endpoint.path)
         except OSError:
             sock.close()

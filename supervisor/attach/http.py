@@ -11,7 +11,7 @@ from proto.messages import AttachLink
 from supervisor.attach.kinds import MAX_SHORT_MTU
 from supervisor.attach.link import SocketLink
 from supervisor.attach.listener import Attachment, prepare
-from supervisor.endpoints import StreamEndpoint, TcpEndpoint, bound_endpoint
+from supervisor.endpoints import StreamEndpoint, TcpEndpoint, VsockEndpoint, bound_endpoint
 from supervisor.forwards.sockets import overlap
 from supervisor.networks import Network
 
@@ -60,6 +60,9 @@ class HttpAttach:
 
 def _is_at(local: StreamEndpoint, bound: StreamEndpoint) -> bool:
     """Whether a connection with that local end came by a socket bound there."""
-    if isinstance(local, TcpEndpoint) and isinstance(bound, TcpEndpoint):
-        return local.port == bound.port and overlap(local.host, bound.host)
+    match local, bound:
+        case TcpEndpoint(), TcpEndpoint():
+            return local.port == bound.port and overlap(local.host, bound.host)
+        case VsockEndpoint(), VsockEndpoint():
+            return local.port == bound.port and bound.cid in (None, local.cid)
     return local == bound

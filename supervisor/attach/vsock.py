@@ -18,7 +18,6 @@ answer is ``OK 1024`` and a newline, and the request follows.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import socket
@@ -29,13 +28,22 @@ from urllib.parse import SplitResult, parse_qs, urlsplit
 from proto.messages import Framing
 from supervisor.attach.handshake import GreetingListener, HandshakeError, receive_through
 from supervisor.attach.listener import Host
-from supervisor.endpoints import BACKLOG, MAX_UNIX_PATH, UNIX, Endpoint, UnixEndpoint, UrlForm
+from supervisor.endpoints import (
+    MAX_U32,
+    MAX_UNIX_PATH,
+    UNIX,
+    VSOCK,
+    VSOCK_WITH_CID,
+    Endpoint,
+    UnixEndpoint,
+    UrlForm,
+    VsockEndpoint,
+)
 from supervisor.errors import StartError
 
 VMADDR_CID_HOST = 2
 HYPERKIT_NAME = "{:08x}.{:08x}"
 """Of the unix socket for a context id and port."""
-MAX_U32 = 0xFFFFFFFF
 MAX_HEAD = 8192
 """Bytes of the HTTP request; gvforwarder's has 85."""
 PATH = "/connect"
@@ -47,18 +55,6 @@ _HEAD_END = re.compile(rb"\r?\n\r?\n")
 _CONNECT = re.compile(rb"CONNECT (\d{1,10})\r?\n")
 _BODY = re.compile(rb"\n(content-length:\s*0*[1-9]|transfer-encoding:)", re.IGNORECASE)
 _REQUEST_LINE = re.compile(rb"[A-Z]+ (\S+) HTTP/1\.[01]\r?\n")
-
-
-@dataclass(frozen=True, slots=True)
-class VsockEndpoint(Endpoint):
-    """A port of AF_VSOCK."""
-
-    cid: int | None
-    """None: any that is this machine's."""
-    port: int
-
-    def __str__(self) -> str:
-        return f"vsock://{'' if self.cid is None else self.cid}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +79,6 @@ class HybridEndpoint(Endpoint):
         return UnixEndpoint(path)
 
 
-def _parse_vsock(url: SplitResult) -> Endpoint | None:
-    # Ports of vsock have 32 bits, which urllib does not expect.
-    match = re.fullmatch(r"(\d{0,10}):(\d{1,10})", url.netloc)
-    if url.scheme != "vsock" or match is None or url.path not in ("", "/"):
-        return None
-    cid = int(match[1]) if match[1] else None
-    return VsockEndpoint(cid, int(match[2])) if max(cid or 0, int(match[2])) < MAX_U32 else None
-
-
 def _parse_hybrid(url: SplitResult) -> Endpoint | None:
     match = re.fullmatch(r"null:(\d{1,10})", url.netloc)
     if url.scheme != "vsock" or match is None or int(match[1]) >= MAX_U32 or len(url.path) < 2:
@@ -105,8 +92,8 @@ class VsockListener(GreetingListener):
     kind = "vsock"
     title = "vsock"
     forms = (
-        UrlForm("vsock://:PORT", _parse_vsock),
-        UrlForm("vsock://CID:PORT", _parse_vsock),
+        VSOCK,
+        VSOCK_WITH_CID,
         UrlForm("vsock://null:PORT/PATH", _parse_hybrid),
         UNIX,
     )
@@ -123,8 +110,6 @@ class VsockListener(GreetingListener):
 
     def _listen(self, endpoint: Endpoint) -> tuple[socket.socket, Endpoint]:
         self._port = endpoint.port if isinstance(endpoint, HybridEndpoint) else None
-        if isinstance(endpoint, VsockEndpoint):
-            return _listen_vsock(endpoint), endpoint
         return super()._listen(endpoint.socket() if isinstance(endpoint, HybridEndpoint) else endpoint)
 
     async def _shake_hands(self, sock: socket.socket, host: Host) -> Framing:
@@ -155,27 +140,3 @@ def framing_asked(head: bytes) -> Framing:
     if asked not in FRAMINGS:
         raise HandshakeError(f"expected framing=qemu or none, got {asked[:60]!r}")
     return FRAMINGS[asked]
-
-
-def _listen_vsock(endpoint: VsockEndpoint) -> socket.socket:
-    try:
-        sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
-    except (AttributeError, OSError) as error:
-        raise StartError(
-            f"cannot listen on {endpoint}: this system has no AF_VSOCK; on Linux `modprobe vhost_vsock` brings it, "
-            f"elsewhere give the hypervisor's unix socket, vsock=vsock://null:{endpoint.port}/PATH"
-        ) from error
-    try:
-        sock.bind((socket.VMADDR_CID_ANY if endpoint.cid is None else endpoint.cid, endpoint.port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise StartError(f"cannot listen on {endpoint}: {error.strerror}{_remedy(error, endpoint)}") from error
-    sock.setblocking(False)
-    return sock
-
-
-def _remedy(error: OSError, endpoint: VsockEndpoint) -> str:
-    if error.errno == errno.EADDRNOTAVAIL:
-        return f"; {endpoint.cid} is no context id of this machine: leave it out, or `modprobe vsock_loopback` for 1"
-    return ""

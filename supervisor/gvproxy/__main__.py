@@ -97,7 +97,6 @@ def _run(plan: Plan) -> str:
             log.warning("%s", warning)
         raise_open_files()
         with _pid_file(plan.pid_file):
-            os.umask(0o077)
             return asyncio.run(_serve(service, plan))
 
 

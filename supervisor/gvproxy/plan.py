@@ -7,6 +7,7 @@ Raises ConfigError with gvproxy's sentences; what gvproxy would take and Moorage
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from proto.logrus import LogFormat
 from supervisor.attach.kinds import KINDS, ListenerSpec
 from supervisor.attach.options import Options
 from supervisor.config import Settings, load
-from supervisor.endpoints import StreamEndpoint, parse_endpoint
+from supervisor.endpoints import Endpoint, StreamEndpoint, UnixEndpoint, parse_endpoint
 from supervisor.errors import ConfigError, StartError
 from supervisor.gvproxy.addresses import Addresses, choose
 from supervisor.gvproxy.command_line import SSH_PORT
@@ -124,7 +125,7 @@ def _listeners(flags: Mapping[str, Any], given: ConfigFile) -> list[ListenerSpec
 
 def _listener(kind: str, url: str, options: Options) -> ListenerSpec:
     try:
-        endpoint = parse_endpoint(_with_host(url), KINDS[kind].forms)
+        endpoint = _plain(parse_endpoint(_with_host(url), KINDS[kind].forms))
     except ValueError as error:
         raise ConfigError(f"-listen-{kind}: {error}") from error
     return ListenerSpec(kind, endpoint, options)
@@ -149,11 +150,16 @@ def _api(url: str) -> StreamEndpoint:
     if scheme not in ("unix", "tcp"):
         raise StartError("unexpected scheme")
     try:
-        endpoint = parse_endpoint(_with_host(url))
+        endpoint = _plain(parse_endpoint(_with_host(url)))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     assert isinstance(endpoint, StreamEndpoint), endpoint
     return endpoint
+
+
+def _plain(endpoint: Endpoint) -> Endpoint:
+    """Whoever the umask lets may connect, as Go's `net.Listen` leaves it."""
+    return dataclasses.replace(endpoint, is_plain=True) if isinstance(endpoint, UnixEndpoint) else endpoint
 
 
 def _with_host(url: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.guests.gvproxy import READY, Gvproxy
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
 from tests.guests.service import MOORAGE
+from tests.guests.waiting import wait_for
 
 pytestmark = pytest.mark.guest
 
@@ -251,6 +254,49 @@ def test_listen_serves_the_api_with_connect_and_services_without(host: Namespace
         log = running.log_text()
         assert "enabling services API. Listening unix://" in log
         assert log.index(READY) < log.index('msg="listening unix://') < log.index("enabling services API")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o007, 0o770)])
+def test_sockets_have_the_mode_that_the_umask_leaves_and_go_at_the_end(
+    host: Namespace, tmp_path: Path, mask: int, mode: int
+) -> None:
+    """`unix`: mode 0777&~umask; unlinked on exit. Those that VMs attach to likewise, also the one that takes vfkit's
+    place when a VM has it."""
+    flags = (
+        *("-listen=unix://DIR/api.sock", "-services=unix://DIR/services", "-listen-qemu=unix://DIR/qemu.sock"),
+        *("-listen-vfkit=unixgram://DIR/vfkit", *NO_SSH),
+    )
+    before = os.umask(mask)
+    try:
+        running = Gvproxy(host, tmp_path, *flags)
+    finally:
+        os.umask(before)
+    names = ("api.sock", "services", "qemu.sock", "vfkit")
+
+    def modes() -> set[int]:
+        return {stat.S_IMODE((tmp_path / name).stat().st_mode) for name in names}
+
+    with running:
+        assert modes() == {mode}
+        first = (tmp_path / "vfkit").stat().st_ino
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as card:
+            card.bind(str(tmp_path / "card"))
+            card.sendto(b"VFKT", str(tmp_path / "vfkit"))
+            wait_for(lambda: (tmp_path / "vfkit").stat().st_ino != first, 10, "the next socket")
+        assert modes() == {mode}
+    assert not [name for name in names if (tmp_path / name).exists()]
+
+
+@pytest.mark.parametrize("flag", ["-listen", "-services"])
+def test_a_stale_socket_is_not_removed(tmp_path: Path, flag: str) -> None:
+    """`unix` does not remove a stale file (bind error; exit status 0, as of every run-time end)"""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(tmp_path / "s"))
+    ended = run(flag, f"unix://{tmp_path}/s", *NO_SSH)
+    assert ended.returncode == 0
+    told = f'msg="gvproxy exiting: cannot listen on unix://{tmp_path}/s: address already in use"'
+    assert told in ended.stderr
+    assert (tmp_path / "s").is_socket()
 
 
 def test_a_listen_url_of_another_scheme_is_unexpected(tmp_path: Path) -> None:

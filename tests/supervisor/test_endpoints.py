@@ -1,3 +1,4 @@
+import os
 import socket
 import stat
 from pathlib import Path
@@ -62,6 +63,24 @@ def test_a_stale_unix_socket_is_replaced_and_a_live_one_is_in_use(tmp_path: Path
         listen(endpoint)
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o077, 0o700), (0, 0o777)])
+def test_a_plain_unix_socket_has_the_mode_that_the_umask_leaves(tmp_path: Path, mask: int, mode: int) -> None:
+    before = os.umask(mask)
+    try:
+        with listen(UnixEndpoint(str(tmp_path / "s"), is_plain=True)):
+            assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == mode
+    finally:
+        os.umask(before)
+
+
+def test_a_plain_unix_socket_replaces_nothing(tmp_path: Path) -> None:
+    endpoint = UnixEndpoint(str(tmp_path / "s"), is_plain=True)
+    listen(endpoint).close()
+    with pytest.raises(StartError, match=f"unix://{tmp_path}/s: address already in use"):
+        listen(endpoint)
+    assert (tmp_path / "s").exists()
+
+
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "s").write_text("precious")
     with pytest.raises(StartError, match="is not a socket"):
@@ -72,5 +91,5 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 def test_a_tcp_address_in_use_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         endpoint = TcpEndpoint("127.0.0.1", taken.getsockname()[1])
-        with pytest.raises(StartError, match=f"cannot listen on {endpoint}: Address already in use"):
+        with pytest.raises(StartError, match=f"cannot listen on {endpoint}: address already in use"):
             listen(endpoint)

@@ -138,7 +138,7 @@ def test_an_address_in_use_ends_with_1_and_is_named(directory: Path) -> None:
         url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
         ended = run(*arguments(directory), "--listen", f"qemu={url}")
     assert ended.returncode == 1
-    assert f"cannot listen on {url}: Address already in use" in ended.stderr
+    assert f"cannot listen on {url}: address already in use" in ended.stderr
     assert not [path for path in directory.rglob("*") if path.is_socket()]
 
 

@@ -12,8 +12,8 @@ from supervisor.attach import handshake
 from supervisor.attach.handshake import HandshakeError
 from supervisor.attach.kinds import parse_listener
 from supervisor.attach.link import SocketLink
-from supervisor.attach.vsock import HybridEndpoint, VsockEndpoint, VsockListener, framing_asked
-from supervisor.endpoints import UnixEndpoint
+from supervisor.attach.vsock import HybridEndpoint, VsockListener, framing_asked
+from supervisor.endpoints import UnixEndpoint, VsockEndpoint
 from supervisor.errors import StartError
 from tests.supervisor.attach.listening import Client, listening
 
