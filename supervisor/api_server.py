@@ -12,26 +12,37 @@ import socket
 import time
 from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from supervisor.children import Backoff, end, python, start, status_in_words
-from supervisor.endpoints import StreamEndpoint, bound_endpoint, listen, unlink_endpoint
+from supervisor.endpoints import (
+    UNIXPACKET_SCHEME,
+    StreamEndpoint,
+    UnixEndpoint,
+    bound_endpoint,
+    listen,
+    unlink_endpoint,
+)
+from supervisor.packet_relay import PacketRelay
 
 log = logging.getLogger(__name__)
 
 
 class ApiServer:
-    """gunicorn on some endpoints. Raises StartError when one cannot be bound."""
+    """gunicorn on some endpoints; `runtime` is for sockets of its own. Raises StartError when one cannot be bound."""
 
-    def __init__(self, endpoints: Sequence[StreamEndpoint], env: Mapping[str, str]) -> None:
+    def __init__(self, endpoints: Sequence[StreamEndpoint], runtime: Path, env: Mapping[str, str]) -> None:
         self._env = env
         self._sockets: list[socket.socket] = []
+        self._relays: list[PacketRelay] = []
         try:
             for endpoint in endpoints:
-                self._sockets.append(listen(endpoint))
+                self._sockets.append(self._listen(endpoint, runtime))
         except Exception:
             self.close()
             raise
         self.endpoints = tuple(bound_endpoint(sock) for sock in self._sockets)
+        """Where it in fact listens; behind a relay, where that one finds it."""
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -39,6 +50,8 @@ class ApiServer:
         """Start the server and keep it alive from now on."""
         self._process = await self._launch()
         self._task = asyncio.get_running_loop().create_task(self._keep())
+        for relay in self._relays:
+            relay.start()
 
     async def stop(self, patience: float) -> None:
         """End the server; requests under way are answered first, for as long as `patience` seconds."""
@@ -47,6 +60,8 @@ class ApiServer:
             await asyncio.gather(self._task, return_exceptions=True)
         if self._process is not None:
             await end(self._process, patience)
+        for relay in self._relays:
+            await relay.stop()
 
     def close(self) -> None:
         """Close the sockets and unlink their files."""
@@ -54,7 +69,16 @@ class ApiServer:
             endpoint = bound_endpoint(sock)
             sock.close()
             unlink_endpoint(endpoint)
-        self._sockets = []
+        for relay in self._relays:
+            relay.close()
+        self._sockets, self._relays = [], []
+
+    def _listen(self, endpoint: StreamEndpoint, runtime: Path) -> socket.socket:
+        if not (isinstance(endpoint, UnixEndpoint) and endpoint.scheme == UNIXPACKET_SCHEME):
+            return listen(endpoint)
+        behind = UnixEndpoint(str(runtime / f"packets{len(self._relays)}.sock"))
+        self._relays.append(PacketRelay(endpoint, behind))
+        return listen(behind)
 
     async def _keep(self) -> None:
         backoff = Backoff()
@@ -76,6 +100,6 @@ class ApiServer:
             **os.environ,
             **self._env,
             "GUNICORN_PID": str(os.getpid()),
-            "GUNICORN_FD": ",".join(map(str, fds)),
+            "MOORAGE_API_SOCKETS": ",".join(map(str, fds)),
         }
         return await start([*python("gunicorn"), "-c", "python:supervisor.gunicorn_settings"], fds, env)

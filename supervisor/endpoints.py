@@ -23,6 +23,8 @@ MAX_UNIX_PATH = 107
 """Bytes; sizeof(sun_path) - 1, unix(7). Other systems have less, none has more."""
 BACKLOG = 4096
 MAX_U32 = 0xFFFFFFFF
+UNIXPACKET_SCHEME = "unixpacket"
+"""Of unix sockets of type SEQPACKET."""
 
 
 class Endpoint:
@@ -113,7 +115,7 @@ def _parse_vsock(url: SplitResult) -> Endpoint | None:
 
 
 UNIX = unix_form("unix")
-UNIXPACKET = unix_form("unixpacket")
+UNIXPACKET = unix_form(UNIXPACKET_SCHEME)
 TCP = UrlForm("tcp://HOST:PORT", _parse_tcp)
 VSOCK = UrlForm("vsock://:PORT", _parse_vsock)
 VSOCK_WITH_CID = UrlForm("vsock://CID:PORT", _parse_vsock)

@@ -1,7 +1,7 @@
 """gunicorn's settings for the API server, as gunicorn's ``-c python:`` reads them: names of this module.
 
-The listening sockets are the supervisor's. They come by gunicorn's own way of handing sockets to a successor
-($GUNICORN_PID, $GUNICORN_FD), in which it does not unlink a unix socket that is not its own to unlink.
+The listening sockets are the supervisor's, whose descriptors $MOORAGE_API_SOCKETS lists. $GUNICORN_PID, which is
+gunicorn's own way to say that it is another's successor, keeps it from unlinking what is not its own to unlink.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
+import socket
 import sys
+from typing import Any
 
 from supervisor import logs
 
@@ -34,8 +36,28 @@ logconfig_dict = {
 }
 
 
-def on_starting(_server: object) -> None:
-    """End with the supervisor, however it ends: its successor needs the sockets' addresses."""
+class ListeningSocket(socket.socket):
+    """What gunicorn's workers accept from, of whatever family: of addresses it knows a unix socket's and TCP's."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """A connection, and its address in a form that gunicorn knows."""
+        sock, address = super().accept()
+        return sock, self._known(address)
+
+    def getsockname(self) -> Any:
+        """Likewise."""
+        return self._known(super().getsockname())
+
+    def _known(self, address: Any) -> Any:
+        return address if self.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6) else ""
+
+
+def on_starting(server: Any) -> None:
+    """Listen on the supervisor's sockets, and end with it, however it ends: its successor needs their addresses."""
+    server.LISTENERS = [ListeningSocket(fileno=int(fd)) for fd in os.environ["MOORAGE_API_SOCKETS"].split(",")]
+    for listener in server.LISTENERS:
+        if listener.family in (socket.AF_INET, socket.AF_INET6):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
     if sys.platform != "linux":
         return
     pr_set_pdeathsig = 1

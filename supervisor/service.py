@@ -101,9 +101,8 @@ class Service:
         endpoints = self._settings.api
         if endpoints is None:
             endpoints = (UnixEndpoint(str(self._runtime / "api.sock")), TcpEndpoint("127.0.0.1", DEFAULT_API_PORT))
-        api = ApiServer(
-            (*endpoints, *self._settings.services), {"MOORAGE_RUNTIME_DIR": str(self._runtime), **self._logging_env()}
-        )
+        env = {"MOORAGE_RUNTIME_DIR": str(self._runtime), **self._logging_env()}
+        api = ApiServer((*endpoints, *self._settings.services), self._runtime, env)
         stack.callback(api.close)
         return api
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from proto.messages import Framing
 from supervisor.attach.listener import AcceptingListener
-from supervisor.endpoints import UNIX, Endpoint, UnixEndpoint, listen, unix_form
+from supervisor.endpoints import UNIX, UNIXPACKET, Endpoint, UnixEndpoint, listen
 
 SEND_BUFFER = 1 << 20
 """Bytes asked of the system, which may grant less: room for what all flows together may have on their way."""
@@ -18,7 +18,7 @@ class BessListener(AcceptingListener):
 
     kind = "bess"
     title = "User Mode Linux (BESS)"
-    forms = (unix_form("unixpacket"), UNIX)
+    forms = (UNIXPACKET, UNIX)
     framing: ClassVar[Framing] = "messages"
 
     def _listen(self, endpoint: Endpoint) -> tuple[socket.socket, Endpoint]:

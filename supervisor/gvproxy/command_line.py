@@ -18,7 +18,9 @@ FLAGS = {
     "forward-user": Flag(list, "user in the VM for a -forward-sock"),
     "gatewayIP": Flag(str, "the gateway's address; by default the first of the subnet"),
     "hostIP": Flag(str, "the address that stands for this host; by default the last of the subnet"),
-    "listen": Flag(list, "where the API listens: unix:///PATH, tcp://HOST:PORT; vsock://:PORT for VMs' /connect"),
+    "listen": Flag(
+        list, "where the API listens: unix:///PATH, tcp://HOST:PORT, vsock://[CID]:PORT, unixpacket:///PATH"
+    ),
     "listen-bess": Flag(str, "where a VM attaches by BESS's protocol: unixpacket:///PATH"),
     "listen-qemu": Flag(str, "where a QEMU attaches: unix:///PATH or tcp://HOST:PORT"),
     "listen-stdio": Flag(str, "attach the VM on standard input and output, whatever the value"),
@@ -29,7 +31,7 @@ FLAGS = {
     "notification": Flag(str, "who is told of VMs: unix:///PATH"),
     "pcap": Flag(str, "file for all traffic"),
     "pid-file": Flag(str, "file for the process id"),
-    "services": Flag(str, "where the API listens as well, without /connect: unix:///PATH or tcp://HOST:PORT"),
+    "services": Flag(str, "where the API listens as well, without /connect"),
     "ssh-port": Flag(int, "port of 127.0.0.1 that leads to the VM's port 22; -1 for none", SSH_PORT),
     "subnet": Flag(str, "the VM's network", SUBNET),
     "version": Flag(bool, "print the version"),

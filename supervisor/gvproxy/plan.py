@@ -20,7 +20,17 @@ from proto.logrus import LogFormat
 from supervisor.attach.kinds import KINDS, ListenerSpec
 from supervisor.attach.options import Options
 from supervisor.config import Settings, load
-from supervisor.endpoints import Endpoint, StreamEndpoint, UnixEndpoint, parse_endpoint
+from supervisor.endpoints import (
+    TCP,
+    UNIX,
+    UNIXPACKET,
+    VSOCK,
+    VSOCK_WITH_CID,
+    Endpoint,
+    StreamEndpoint,
+    UnixEndpoint,
+    parse_endpoint,
+)
 from supervisor.errors import ConfigError, StartError
 from supervisor.gvproxy.addresses import Addresses, choose
 from supervisor.gvproxy.command_line import SSH_PORT
@@ -37,6 +47,7 @@ LEVELS = {
 }
 """logrus's, and ours."""
 LOG_FORMAT: LogFormat = "logrus"
+API_FORMS = (UNIX, TCP, VSOCK, VSOCK_WITH_CID, UNIXPACKET)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +84,8 @@ def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
     if is_debug:
         warnings.append("-debug: there are no packet dumps and no /debug/pprof here; see /v1/vms and /metrics")
     values: dict[str, Any] = {
-        "listen": (*listeners, *map(_vsock, filter(_is_vsock, addressed))),
-        "api": tuple(_api(url) for url in addressed if not _is_vsock(url)),
+        "listen": tuple(listeners),
+        "api": tuple(map(_api, addressed)),
         "services": (_api(services),) if services else (),
         "forwards": [*_ports(flags, file, addresses, warnings), *_ssh_forwards(flags, given, addresses)],
         "networks": {"default": _network(given, addresses, flags, file is not None)},
@@ -131,26 +142,17 @@ def _listener(kind: str, url: str, options: Options) -> ListenerSpec:
     return ListenerSpec(kind, endpoint, options)
 
 
-def _is_vsock(url: str) -> bool:
-    return url.startswith("vsock://")
-
-
-def _vsock(url: str) -> ListenerSpec:
-    """For VMs that ask for ``/connect``. The API itself is at port 80 of the gateway."""
-    return _listener("vsock", f"vsock://{url.removeprefix('vsock://').partition('/')[0]}", Options())
-
-
 # --- the API
 
 
 def _api(url: str) -> StreamEndpoint:
-    scheme = urlsplit(url).scheme
-    if scheme == "unixpacket":
-        raise ConfigError(f"cannot listen on {url}: the API is a stream, so give unix:// instead of unixpacket://")
-    if scheme not in ("unix", "tcp"):
+    scheme, _, rest = url.partition("://")
+    if scheme not in ("unix", "tcp", "vsock", "unixpacket"):
         raise StartError("unexpected scheme")
+    if scheme == "vsock":
+        url = f"vsock://{rest.partition('/')[0]}"  # a path means nothing there
     try:
-        endpoint = _plain(parse_endpoint(_with_host(url)))
+        endpoint = _plain(parse_endpoint(_with_host(url), API_FORMS))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     assert isinstance(endpoint, StreamEndpoint), endpoint

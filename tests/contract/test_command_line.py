@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from supervisor.gvproxy.command_line import FLAGS
 from supervisor.gvproxy.go_flags import parse
 from supervisor.gvproxy.plan import make
 from supervisor.gvproxy.yaml_file import read
+from tests.contract.test_framing import ANSWER, QUESTION
 from tests.guests.gvproxy import READY, Gvproxy
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
@@ -188,7 +190,6 @@ def test_a_log_file_that_cannot_be_opened_is_fatal(tmp_path: Path) -> None:
             ("-forward-sock", "npipe:////./pipe/x", *("-forward-dest", "/b", "-forward-user", "u")),
             "named pipes are not",
         ),
-        (("-listen", "unixpacket:///tmp/none"), "give unix:// instead of unixpacket://"),
         (("-mtu", "100"), "mtu"),
         (("-mtu", "70000"), "mtu"),
         (("-listen-qemu", "vsock://:1024"), "-listen-qemu: expected unix:///PATH or tcp://HOST:PORT"),
@@ -297,6 +298,49 @@ def test_a_stale_socket_is_not_removed(tmp_path: Path, flag: str) -> None:
     told = f'msg="gvproxy exiting: cannot listen on unix://{tmp_path}/s: address already in use"'
     assert told in ended.stderr
     assert (tmp_path / "s").is_socket()
+
+
+def test_unixpacket_serves_the_api_in_packets(host: Namespace, tmp_path: Path) -> None:
+    """Listen URLs (Linux): `unixpacket:///path`, with `/connect`; for `-services` without it; unlinked on exit"""
+    api, services = tmp_path / "packets", tmp_path / "services"
+    flags = (f"-listen=unixpacket://{api}", f"-services=unixpacket://{services}", *NO_SSH)
+    with Gvproxy(host, tmp_path, *flags) as running:
+        for sock in (api, services):
+            status, text = running.request("GET", "/stats", sock=sock, kind=socket.SOCK_SEQPACKET)
+            assert (status, json.loads(text)["BytesSent"]) == (200, 0)
+        zone = {"Name": "big.", "Records": [{"Name": f"host-{number}", "IP": "1.2.3.4"} for number in range(1000)]}
+        asked = ("POST", "/services/dns/add", zone, api, socket.SOCK_SEQPACKET)
+        assert running.request(*asked) == (200, "")
+        connect = ("POST", "/connect", None, services, socket.SOCK_SEQPACKET)
+        assert running.request(*connect) == (404, "404 page not found\n")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link:
+            link.settimeout(15)
+            link.connect(str(api))
+            link.send(b"POST /connect HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n")
+            link.send(len(QUESTION).to_bytes(2, "little"))
+            link.send(QUESTION)
+            answer = b""
+            while len(answer) < 2 + len(ANSWER):
+                answer += link.recv(4096)
+            assert answer[2:] == ANSWER
+    assert not api.exists()
+    assert not services.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/vsock").exists(), reason="this system has no AF_VSOCK")
+@pytest.mark.parametrize("flag", ["-listen", "-services"])
+def test_vsock_is_listened_on_and_a_path_behind_it_ignored(host: Namespace, tmp_path: Path, flag: str) -> None:
+    """Listen URLs (Linux): `vsock://[cid]:port[/ignored]`; what is served there, tests/e2e/test_vsock.py tells"""
+    with socket.socket(socket.AF_VSOCK) as any_port:
+        any_port.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+        _, port = any_port.getsockname()
+    with (
+        Gvproxy(host, tmp_path, flag, f"vsock://:{port}/ignored", *NO_SSH) as running,
+        socket.socket(socket.AF_VSOCK) as second,
+    ):
+        assert f"istening vsock://:{port}/ignored" in running.log_text()
+        with pytest.raises(OSError, match="in use"):
+            second.bind((socket.VMADDR_CID_ANY, port))
 
 
 def test_a_listen_url_of_another_scheme_is_unexpected(tmp_path: Path) -> None:

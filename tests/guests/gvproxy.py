@@ -78,10 +78,12 @@ class Gvproxy:
         vm.discover()
         return vm
 
-    def request(self, method: str, path: str, body: object = None, sock: Path | None = None) -> tuple[int, str]:
-        """Ask the API."""
+    def request(
+        self, method: str, path: str, body: object = None, sock: Path | None = None, kind: int = socket.SOCK_STREAM
+    ) -> tuple[int, str]:
+        """Ask the API. `kind`: the type of its unix socket."""
         connection = http.client.HTTPConnection("localhost", timeout=15)
-        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock = socket.socket(socket.AF_UNIX, kind)
         connection.sock.settimeout(15)
         try:
             connection.sock.connect(str(sock or self.api))
