@@ -28,13 +28,13 @@ cdef void watch(Core* core, Peer* peer, bint for_room) noexcept nogil:
     )
 
 
-cdef bint backlog_hold(Core* core, Peer* peer, const iovec* pieces, int count) noexcept nogil:
+cdef bint backlog_hold(Core* core, Peer* peer, const iovec* pieces, int n) noexcept nogil:
     """Keep a copy of a datagram that has no room, or that others of this peer's wait before; False: too much waits."""
     cdef Held* held
     cdef uint8_t* at
     cdef size_t size = 0
     cdef int i
-    for i in range(count):
+    for i in range(n):
         size += pieces[i].iov_len
     if peer.backlog.size + size > PEER_BACKLOG or core.switch.held + size > ALL_BACKLOGS:
         return False
@@ -44,7 +44,7 @@ cdef bint backlog_hold(Core* core, Peer* peer, const iovec* pieces, int count) n
     held.next = NULL
     held.size = size
     at = <uint8_t*>(held + 1)
-    for i in range(count):
+    for i in range(n):
         memcpy(at, pieces[i].iov_base, pieces[i].iov_len)
         at += pieces[i].iov_len
     if peer.backlog.first == NULL:
