@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, unquote_plus, urlsplit
 
 from proto.errors import RequestFailed
 from proto.messages import CarrySsh
 
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 SSH_PORT = 22
+PASSPHRASE = "passphrase"
+REDACTED = "REDACTED"
 MAX_PORT = 65535
 
 
@@ -46,19 +48,26 @@ def parse_remote(protocol: str, remote: str) -> GuestAddress | CarrySsh:
     """Where a forward leads. Raises RequestFailed."""
     if protocol in ("tcp", "udp"):
         return _guest_address(remote)
+    shown = redacted(remote)
     try:
         url = urlsplit(remote)
         port = url.netloc.rpartition("@")[2].rpartition("]")[2].partition(":")[2]
     except ValueError as error:
-        raise _refused(f'failed to parse remote uri :{remote} : parse "{remote}": {error}') from error
+        raise _refused(f'failed to parse remote uri :{shown} : parse "{shown}": {error}') from error
     if not url.scheme and ":" in remote.partition("/")[0]:
-        reason = f'parse "{remote}": first path segment in URL cannot contain colon'
-        raise _refused(f"failed to parse remote uri :{remote} : {reason}")
+        reason = f'parse "{shown}": first path segment in URL cannot contain colon'
+        raise _refused(f"failed to parse remote uri :{shown} : {reason}")
     if url.scheme == "tcp":
         return _guest_address(f"{url.hostname or ''}:{port}")
     if url.scheme == "ssh-tunnel":
         return _ssh_destination(url, port)
     raise _refused(f"remote protocol for unix forwarder is not implemented: {url.scheme}")
+
+
+def redacted(remote: str) -> str:
+    """A remote end as it may be shown: without the passphrase of an SSH key."""
+    address, mark, query = remote.partition("?")
+    return address + mark + "&".join(map(_redacted_parameter, query.split("&")))
 
 
 def parse_port(text: str) -> int:
@@ -97,9 +106,14 @@ def _ssh_destination(url: SplitResult, port: str) -> CarrySsh:
         server.port,
         unquote(url.path),
         query["key"],
-        query.get("passphrase", ""),
+        query.get(PASSPHRASE, ""),
         query.get("secure", "").lower() == "true",
     )
+
+
+def _redacted_parameter(parameter: str) -> str:
+    name, _, value = parameter.partition("=")
+    return f"{name}={REDACTED}" if value and unquote_plus(name) == PASSPHRASE else parameter
 
 
 def _is_number(text: str) -> bool:

@@ -29,7 +29,7 @@ from proto.messages import (
     Unexpose,
 )
 from supervisor.errors import StartError
-from supervisor.forwards.addresses import GuestAddress, parse_local, parse_remote
+from supervisor.forwards.addresses import GuestAddress, parse_local, parse_remote, redacted
 from supervisor.forwards.sockets import KINDS, bind, bind_unix, bound_name, holder, overlap, unlink_socket
 from supervisor.forwards.ssh import SshForward
 from supervisor.forwards.unserved import Unserved
@@ -215,13 +215,15 @@ class Forwards:
             if bound_port == port and overlap(bound_host, host):
                 forward = entry.forward
                 vm = f" ({entry.vm_id})" if entry.vm_id else ""
-                return f"the forward {protocol} {forward.local} to {forward.remote}{vm}; DELETE that forward first"
+                remote = redacted(forward.remote)
+                return f"the forward {protocol} {forward.local} to {remote}{vm}; DELETE that forward first"
         return ""
 
     def _refuse_second(self, protocol: str, local: str) -> None:
         entry = self._entries.get((protocol, local))
         if entry is not None:
-            detail = f"it leads to {entry.forward.remote} on network {entry.forward.network}; DELETE that forward first"
+            remote, network = redacted(entry.forward.remote), entry.forward.network
+            detail = f"it leads to {remote} on network {network}; DELETE that forward first"
             raise RequestFailed.because("conflict", f"proxy already running for {protocol} on {local}", detail)
 
     # --- serving
@@ -277,7 +279,8 @@ class Forwards:
 
 
 def _described(entry: _Entry) -> Forward:
-    return dataclasses.replace(entry.forward, vm_id=entry.vm_id)
+    """For others' eyes."""
+    return dataclasses.replace(entry.forward, remote=redacted(entry.forward.remote), vm_id=entry.vm_id)
 
 
 def _protocol(name: str) -> ForwardProtocol:

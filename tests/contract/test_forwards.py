@@ -258,6 +258,33 @@ def test_a_unix_forward_that_cannot_be_bound_says_why(service: Service, path: st
     assert expose(service, path, f"tcp://{VM}:80", "unix") == (500, f"listen unix {path}: bind: {reason}\n")
 
 
+def test_a_keys_passphrase_is_shown_to_nobody(service: Service, tmp_path: Path) -> None:
+    """`ssh-tunnel://user@ip[:22]/sock?key=FILE[&passphrase=P]`: better, nobody who lists forwards reads P"""
+    local, shown = str(tmp_path / "s"), f"ssh-tunnel://core@{VM}/run/s?key=/k&passphrase=REDACTED"
+    for remote in (
+        f"ssh-tunnel://core@{VM}/run/s?key=/k&passphrase=swordfish",
+        f"ssh-tunnel://core@{VM}/run/s?key=/k&pass%70hrase=sword%66ish#fish",
+    ):
+        body = {"local": local, "remote": remote, "protocol": "unix"}
+        status, text = service.request("POST", "/v1/forwards", body)
+        assert (status, json.loads(text)["remote"].replace("%70", "p")) == (201, shown)
+        assert service.get(ALL)[0]["remote"] == service.get("/v1/forwards")["forwards"][0]["remote"]
+        listed = [service.request(method, path)[1] for method, path in (("GET", ALL), ("GET", "/v1/forwards"))]
+        listed.append(service.request("POST", "/v1/forwards", body)[1])
+        assert "it leads to ssh-tunnel" in listed[-1]
+        assert not any("fish" in text or "%66" in text for text in listed)
+        assert unexpose(service, local, "unix") == (200, "")
+    assert "fish" not in expose(service, local, f"{VM}:1/?passphrase=swordfish", "unix")[1]
+    assert "fish" not in service.log_text()
+
+
+def test_what_is_kept_of_forwards_is_for_the_service_alone(service: Service) -> None:
+    """The state has passphrases."""
+    state = service.directory / "state"
+    assert stat.S_IMODE(state.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in state.glob("moorage.db*")} == {0o600}
+
+
 # --- many
 
 
