@@ -217,6 +217,8 @@ class Settings(BaseModel):
     dns: DnsSettings = DnsSettings()
     forwards: tuple[ForwardSettings, ...] = ()
     forward_source: ForwardSource = "keep"
+    forward_dual_stack: bool = False
+    """A forward of `0.0.0.0` or `[::]` is one of all addresses, IPv4 and IPv6, as in Go."""
     vpnkit_uuid_macs: dict[Annotated[str, AfterValidator(_uuid)], Mac] = {}
     """MACs of VMs that say who they are by a UUID; others get one and keep it."""
     capture_file: Path | None = None

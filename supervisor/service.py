@@ -160,7 +160,15 @@ class Service:
             vm = vms.named(network, meant) if network is not None and meant else None
             return network.address_of(host, time.time(), vm.id if vm is not None else "") if network is not None else ""
 
-        forwards = Forwards(state, vms, find_vm, find_address, self._settings.forward_source, self._logging_env())
+        forwards = Forwards(
+            state,
+            vms,
+            find_vm,
+            find_address,
+            self._settings.forward_source,
+            self._settings.forward_dual_stack,
+            self._logging_env(),
+        )
         stack.push_async_callback(forwards.close, PATIENCE)
         switch = Switch(vms)
         stack.push_async_callback(switch.close)

@@ -23,16 +23,17 @@ SocketAddress = tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]
 ANY_IPV4, ANY_IPV6 = "0.0.0.0", "::"
 
 
-async def bind(protocol: str, host: str, port: int) -> socket.socket:
-    """A bound socket, for TCP a listening one; without a host on every address, IPv4 and IPv6. Raises RequestFailed."""
-    kind = KINDS[protocol]
+async def bind(protocol: str, host: str, port: int, dual_stack: bool = False) -> socket.socket:
+    """A bound socket, for TCP a listening one; without a host on every address, IPv4 and IPv6. Raises RequestFailed.
+
+    With `dual_stack` ``0.0.0.0`` and ``::`` are every address of both, too, as they are for Go.
+    """
     found: SocketAddress = await _resolve(protocol, host, port) if host else (ANY_IPV6, port)
     shown = join_host_port(str(found[0]), port) if host else f":{port}"
+    is_every = not host or (dual_stack and found[0] in (ANY_IPV4, ANY_IPV6))
     try:
-        sock = _bind(kind, found, dual_stack=not host)
+        sock = _bind_to_every(KINDS[protocol], port) if is_every else _bind(KINDS[protocol], found)
     except OSError as error:
-        if not host and error.errno in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):  # a host without IPv6
-            return await bind(protocol, ANY_IPV4, port)
         raise _refused(f"listen {protocol} {shown}", error) from error
     sock.setblocking(False)
     return sock
@@ -97,7 +98,17 @@ async def _resolve(protocol: str, host: str, port: int) -> SocketAddress:
     return min(found, key=lambda entry: entry[0] != socket.AF_INET)[4]
 
 
-def _bind(kind: int, address: SocketAddress, dual_stack: bool) -> socket.socket:
+def _bind_to_every(kind: int, port: int) -> socket.socket:
+    """Of IPv4 and IPv6, as far as this host has them."""
+    try:
+        return _bind(kind, (ANY_IPV6, port), dual_stack=True)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+        return _bind(kind, (ANY_IPV4, port))
+
+
+def _bind(kind: int, address: SocketAddress, dual_stack: bool = False) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in str(address[0]) else socket.AF_INET, kind)
     try:
         if sock.family == socket.AF_INET6:

@@ -83,6 +83,7 @@ class Forwards:
         find_vm: Callable[[str, str, str], Vm | None],
         find_address: Callable[[str, str, str], str],
         source: ForwardSource = "keep",
+        dual_stack: bool = False,
         carrier_env: Mapping[str, str] | None = None,
     ) -> None:
         self._state = state
@@ -90,6 +91,7 @@ class Forwards:
         self._find_vm = find_vm
         self._find_address = find_address
         self._source = source
+        self._dual_stack = dual_stack
         self._carrier_env = carrier_env or {}
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._finishing: dict[SshForward, asyncio.Task[None]] = {}
@@ -200,7 +202,7 @@ class Forwards:
             return bind_unix(local)
         host, port = parse_local(protocol, local)
         try:
-            return await bind(protocol, host, port)
+            return await bind(protocol, host, port, self._dual_stack)
         except RequestFailed as error:
             if error.failure.code != "in-use":
                 raise

@@ -88,6 +88,7 @@ def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
         "api": tuple(map(_api, addressed)),
         "services": (_api(services),) if services else (),
         "forwards": [*_ports(flags, file, addresses, warnings), *_ssh_forwards(flags, given, addresses)],
+        "forward-dual-stack": True,
         "networks": {"default": _network(given, addresses, flags, file is not None)},
         "vpnkit-uuid-macs": given.stack.uuid_macs if file else {DEVICE_UUID: DEVICE_MAC},
         "log-level": "debug" if is_debug else _level(given.log_level, warnings),

@@ -390,6 +390,31 @@ def test_datagrams_pass_a_forwarded_port(running: Gvproxy, guest: NamespaceGuest
         unexpose(running, "127.0.0.1:7204", "udp")
 
 
+@pytest.mark.parametrize("local", ["0.0.0.0", "", "[::]"])
+def test_a_forward_of_any_address_takes_clients_of_ipv4_and_ipv6(
+    running: Gvproxy, guest: NamespaceGuest, host: Namespace, local: str
+) -> None:
+    """local as `:port`, `ip:port`: to Go's `net.Listen` an unspecified address, of either family, is all of both"""
+    with listening(guest.namespace, VM) as server, datagrams(guest.namespace, VM) as receiver:
+        expose(running, f"{local}:7207", f"{VM}:{port_of(server)}")
+        expose(running, f"{local}:7207", f"{VM}:{port_of(receiver)}", "udp")
+        for address, family in ((ADDRESS, socket.AF_INET), ("::1", socket.AF_INET6)):
+            with dialled(host, address, 7207) as client:
+                connection, _ = server.accept()
+                connection.close()
+                assert client.recv(1) == b""
+            with host.entered(), socket.socket(family, socket.SOCK_DGRAM) as sender:
+                sender.settimeout(10)
+                sender.connect((address, 7207))
+                sender.send(b"question")
+                receiver.sendto(b"answer", receiver.recvfrom(100)[1])
+                assert sender.recv(100) == b"answer"
+        shown = [forward["local"] for forward in running.get("/services/forwarder/all")]
+        assert shown == [f"{local}:7207"] * 2
+        unexpose(running, f"{local}:7207")
+        unexpose(running, f"{local}:7207", "udp")
+
+
 def test_a_unix_socket_leads_to_a_port(
     running: Gvproxy, guest: NamespaceGuest, host: Namespace, tmp_path: Path
 ) -> None:
