@@ -111,9 +111,9 @@ def unexpose() -> Response:
     try:
         ask(Unexpose(local, protocol), Empty)
     except RequestFailed as error:
-        if error.failure.code != "not-found":
+        if error.failure.code == "unavailable":
             raise
-        return text_error(500, "proxy not found")
+        return text_error(500, "proxy not found" if error.failure.code == "not-found" else error.failure.message)
     return empty_answer()
 
 

@@ -93,7 +93,7 @@ def add_forward() -> Forward:
     return Forward.of(ask(question, messages.Forward))
 
 
-@operations.add("DELETE", "/forwards", query={"local": None, "protocol": "tcp"}, errors=(400, 404, 503))
+@operations.add("DELETE", "/forwards", query={"local": None, "protocol": "tcp"}, errors=(400, 404, 409, 503))
 def remove_forward() -> None:
     """Stop a forward; its live connections go on."""
     local = request.args.get("local")

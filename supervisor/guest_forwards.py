@@ -51,12 +51,7 @@ class GuestForwards:
     async def unexpose(self, vm: Vm, asked: GuestUnexpose) -> None:
         """Stop a forward that the VM made. Raises RequestFailed."""
         _check_allowed(vm)
-        if not any(
-            _is_by(forward, vm) and (forward.local, forward.protocol) == (asked.local, asked.protocol)
-            for forward in self._table.list()
-        ):
-            raise RequestFailed.because("not-found", "proxy not found")
-        await self._table.unexpose(Unexpose(asked.local, asked.protocol))
+        await self._table.unexpose(Unexpose(asked.local, asked.protocol), lambda forward: _is_by(forward, vm))
 
 
 def _check_allowed(vm: Vm) -> None:

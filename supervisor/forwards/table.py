@@ -44,8 +44,12 @@ log = logging.getLogger(__name__)
 
 
 class _Entry:
-    def __init__(self, forward_id: int, forward: Forward, sock: socket.socket, guest: GuestAddress | None) -> None:
+    def __init__(
+        self, forward_id: int, asked: str, forward: Forward, sock: socket.socket, guest: GuestAddress | None
+    ) -> None:
         self.id = forward_id
+        self.asked = asked
+        """The local end as it was asked for: with port 0, where `forward` has the port allocated."""
         self.forward = forward
         self.sock = sock
         self.inode = os.stat(forward.bound).st_ino if forward.protocol == "unix" else 0
@@ -135,12 +139,12 @@ class Forwards:
             await self._settle(entry)
         return _described(entry)
 
-    async def unexpose(self, asked: Unexpose) -> None:
-        """Stop a forward; its connections go on. Raises RequestFailed ``not-found``."""
-        entry = self._entries.pop((asked.protocol, asked.local), None)
-        if entry is None:
-            raise RequestFailed.because("not-found", "proxy not found")
-        self._state.delete_forward(asked.protocol, asked.local)
+    async def unexpose(self, asked: Unexpose, mine: Callable[[Forward], bool] = lambda _: True) -> None:
+        """Stop a forward of those that are `mine`, by its local end as it is listed, or as it was asked for; its
+        connections go on. Raises RequestFailed: ``not-found``, ``conflict`` (several were asked for like that)."""
+        entry = self._named(asked, mine)
+        del self._entries[entry.protocol, entry.forward.local]
+        self._state.delete_forward(entry.protocol, entry.forward.local)
         entry.close()
         if entry.ssh is not None:
             self._let_finish(entry.ssh)
@@ -170,6 +174,25 @@ class Forwards:
         self._entries.clear()
         await asyncio.gather(*(forward.stop(patience) for forward in (*carried, *self._finishing)))
 
+    def _named(self, asked: Unexpose, mine: Callable[[Forward], bool]) -> _Entry:
+        listed = self._entries.get((asked.protocol, asked.local))
+        alike = (
+            [listed]
+            if listed is not None
+            else [
+                entry
+                for entry in self._entries.values()
+                if (entry.protocol, entry.asked) == (asked.protocol, asked.local)
+            ]
+        )
+        found = [entry for entry in alike if mine(entry.forward)]
+        if not found:
+            raise RequestFailed.because("not-found", "proxy not found")
+        if len(found) > 1:
+            which = ", ".join(sorted(entry.forward.local for entry in found))
+            raise RequestFailed.because("conflict", f"{asked.local} is any of {which}; say which")
+        return found[0]
+
     # --- opening
 
     async def _open(self, asked: Expose, check_name: bool = False) -> _Entry:
@@ -191,7 +214,8 @@ class Forwards:
             raise
         source = asked.source or self._source
         forward = Forward(local, asked.remote, protocol, asked.network, asked.vm, source, bound)
-        entry = _Entry(next(self._ids), forward, sock, remote if isinstance(remote, GuestAddress) else None)
+        guest = remote if isinstance(remote, GuestAddress) else None
+        entry = _Entry(next(self._ids), asked.local, forward, sock, guest)
         if isinstance(remote, CarrySsh):
             entry.ssh = self._carry(entry, remote)
         self._entries[protocol, local] = entry

@@ -198,6 +198,35 @@ def test_a_forward_listens_on_the_address_it_names_and_no_other(service: Service
         connect(service, ADDRESS, 7011)
 
 
+@pytest.mark.parametrize(("local", "host", "other"), [("0.0.0.0", ADDRESS, "::1"), ("[::]", "::1", ADDRESS)])
+def test_a_forward_of_every_address_of_one_family_has_none_of_the_other(
+    service: Service, local: str, host: str, other: str
+) -> None:
+    """local as `ip:port`: the service takes it at its word; in drop-in mode it is as in Go (test_flows)"""
+    assert expose(service, f"{local}:7012") == (200, "")
+    connect(service, host, 7012).close()
+    with pytest.raises(ConnectionRefusedError):
+        connect(service, other, 7012)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_port_0_is_unexposed_as_it_was_asked_for_or_as_it_is_listed(service: Service, protocol: str) -> None:
+    """exact string match of local+protocol: of `:0` both strings are its own, as long as they mean one forward"""
+    for named in ("127.0.0.1:0", ":0"):
+        assert expose(service, named, protocol=protocol) == (200, "")
+        assert unexpose(service, named, protocol) == (200, "")
+        assert unexpose(service, named, protocol) == (500, "proxy not found\n")
+    for _ in range(2):
+        assert expose(service, ":0", protocol=protocol) == (200, "")
+    one, other = (local for local, _ in locals_of(service))
+    assert unexpose(service, ":0", protocol) == (500, f":0 is any of {one}, {other}; say which\n")
+    status, text = service.request("DELETE", f"/v1/forwards?local=:0&protocol={protocol}")
+    assert (status, json.loads(text)["code"]) == (409, "conflict")
+    assert unexpose(service, one, protocol) == (200, "")
+    assert unexpose(service, ":0", protocol) == (200, "")
+    assert locals_of(service) == []
+
+
 @pytest.mark.parametrize("protocol", ["tcp", "udp"])
 def test_port_0_is_allocated_and_told(service: Service, protocol: str) -> None:
     """port 0 (allocated, and told): in /v1's answer and in the listing; the gvproxy route answers an empty 200."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,8 +33,11 @@ class FakeTable:
     async def expose(self, asked: Expose) -> None:
         self.forwards.append(Forward(asked.local, asked.remote, "tcp", asked.network, asked.vm))
 
-    async def unexpose(self, asked: Unexpose) -> None:
-        self.forwards = [forward for forward in self.forwards if forward.local != asked.local]
+    async def unexpose(self, asked: Unexpose, mine: Callable[[Forward], bool]) -> None:
+        ended = [forward for forward in self.forwards if forward.local == asked.local and mine(forward)]
+        if not ended:
+            raise RequestFailed.because("not-found", "proxy not found")
+        self.forwards.remove(ended[0])
 
 
 def vm(*ports: range, mac: str = MAC) -> Vm:
