@@ -69,7 +69,7 @@ def agent(arguments: Sequence[str]) -> None:
 
 @moorage.command(
     "qemu-wrapper",
-    context_settings={"ignore_unknown_options": True},
+    context_settings={"allow_interspersed_args": False},  # behind SOCKET every word is the command's
     short_help="Start a QEMU whose network is a connected socket.",
 )
 @click.argument("sock", metavar="SOCKET", type=click.Path())

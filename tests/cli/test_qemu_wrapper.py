@@ -30,6 +30,12 @@ def test_the_command_has_the_connection_as_descriptor_3(tmp_path: Path, listener
     assert done.returncode == 0
 
 
+def test_options_of_the_command_are_its_own(tmp_path: Path, listener: socket.socket) -> None:
+    with listener:
+        done = wrapped(str(tmp_path / "s"), "echo", "-chardev", "stdio,id=c", "-h", "--help", "--", "-device")
+    assert (done.returncode, done.stdout) == (0, "-chardev stdio,id=c -h --help -- -device\n")
+
+
 def test_its_exit_status_is_the_commands(tmp_path: Path, listener: socket.socket) -> None:
     with listener:
         assert wrapped(str(tmp_path / "s"), "sh", "-c", "exit 42").returncode == 42
