@@ -15,6 +15,7 @@ def test_a_mixed_run_leaves_nothing_behind() -> None:
     assert all(found.ended[fate] > 10 for fate in FATES), found.ended
 
 
+@pytest.mark.alone
 def test_idle_vms_are_cheap_and_answered_fast() -> None:
     found = idle_vms.measure(50)
     assert found.pss_mean < idle_vms.MAX_PSS

@@ -60,6 +60,7 @@ def kill_worker(service: Service, guest: Guest) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.alone
 def test_a_killed_worker_is_replaced_on_the_same_link(served: tuple[Service, NamespaceGuest]) -> None:
     service, guest = served
     assert fetch(service) == "page\n"
@@ -71,6 +72,7 @@ def test_a_killed_worker_is_replaced_on_the_same_link(served: tuple[Service, Nam
     assert guest.configure() == old
 
 
+@pytest.mark.alone
 def test_connections_of_a_killed_worker_end_with_a_reset(served: tuple[Service, NamespaceGuest]) -> None:
     service, guest = served
     with tcp_server(service.host, sink) as port:

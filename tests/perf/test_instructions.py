@@ -22,6 +22,7 @@ TURN = "*loop_run_until"
 
 
 @pytest.mark.system
+@pytest.mark.alone
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="not installed: valgrind (make packages)")
 @pytest.mark.parametrize("direction", [UP, DOWN])
 def test_a_segment_takes_few_instructions(direction: str, tmp_path: Path) -> None:

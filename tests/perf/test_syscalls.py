@@ -11,7 +11,7 @@ from tests.perf import ceilings
 from tests.perf.ceilings import DOWN, UP, hold
 from tests.perf.rig import Rig, ping_pong
 
-pytestmark = pytest.mark.guest
+pytestmark = [pytest.mark.guest, pytest.mark.alone]
 
 MB = 1_000_000
 SIZE = 64

@@ -54,6 +54,7 @@ def test_each_vm_gets_its_own_worker_and_lease() -> None:
     play(scenario)
 
 
+@pytest.mark.alone
 def test_a_killed_worker_is_replaced_on_the_same_link_within_a_second() -> None:
     async def scenario(directory: Path) -> None:
         async with running(directory) as host:
@@ -296,6 +297,7 @@ def test_stats_are_fresh_and_count_workers_that_ended_but_not_their_flows() -> N
     play(scenario)
 
 
+@pytest.mark.alone
 def test_a_worker_that_hangs_delays_a_question_but_does_not_stop_it_and_ends_with_the_service() -> None:
     async def scenario(directory: Path) -> None:
         async with running(directory) as host:
