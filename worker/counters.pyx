@@ -111,6 +111,7 @@ NAMES = (
     "ipv4.option_router_alert",
     "ipv4.option_timestamp",
     "ipv4.option_other",
+    "switch.spoofed_router",
 )
 
 if len(NAMES) != COUNTERS:

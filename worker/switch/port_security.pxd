@@ -10,6 +10,7 @@ cdef enum Speech:
     SPEECH_UNCONFIRMED = 2  # the supervisor has not said yet who this is
     SPEECH_FORGED_MAC = 3
     SPEECH_FORGED_IP = 4
+    SPEECH_FORGED_ROUTER = 5
 
 
 cdef int speech_of(const Core* core, const Identity* who, const uint8_t* frame, size_t length) noexcept nogil

@@ -7,7 +7,8 @@ receiver's may learn of a new address a moment after its first packet, and refus
 
 Nobody speaks as the gateway, or for an address it stands for, and DHCP is the gateway's alone, also where port security
 is off. With it the source MAC, the IPv4 source and what an ARP packet (RFC 826) claims must be the VM's own; tags of
-802.1Q are looked behind, as a guest may take a frame of VLAN 0 for its own.
+802.1Q are looked behind, as a guest may take a frame of VLAN 0 for its own. IPv6 sources are not known to anybody, but
+no VM is another's router.
 """
 
 from libc.stdint cimport uint8_t
@@ -15,9 +16,10 @@ from libc.string cimport memcmp
 
 from worker.core cimport Peer
 from worker.lists cimport Node
+from worker.switch.ipv6_guard cimport is_routers
 from worker.wire._cursor cimport load_u16
 from worker.wire.addr cimport Addr, addr_eq, addr_from_v4
-from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4
+from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6
 from worker.wire.ipv4 cimport IPPROTO_UDP_, IPV4_HEADER_LEN
 from worker.wire.udp cimport UDP_HEADER_LEN
 
@@ -140,4 +142,6 @@ cdef int speech_of(const Core* core, const Identity* who, const uint8_t* frame, 
         return speech_of_ipv4(core, who, frame + at, length - at)
     if ethertype == ETHERTYPE_ARP:
         return speech_of_arp(core, who, mac, frame + at, length - at)
+    if ethertype == ETHERTYPE_IPV6 and core.switch.port_security and is_routers(frame + at, length - at):
+        return SPEECH_FORGED_ROUTER
     return SPEECH_FINE

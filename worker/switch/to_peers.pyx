@@ -18,8 +18,9 @@ from worker.core cimport (
     LINK_STREAM, MAX_NOTES, SWITCH_BATCH, SWITCH_OFFLOADED, SWITCH_PREFIX_LEN, Note, NoteChain, Peer, count, count_by,
 )
 from worker.counters cimport (
-    C_ETHERNET_MALFORMED, C_SWITCH_SPOOFED_IP, C_SWITCH_SPOOFED_MAC, C_SWITCH_STORM_DROPPED, C_SWITCH_TX_BYTES,
-    C_SWITCH_TX_DROPPED, C_SWITCH_TX_FRAMES, C_SWITCH_UNCONFIRMED, C_SWITCH_UNKNOWN_MAC, C_SYSCALLS_SWITCH_SEND,
+    C_ETHERNET_MALFORMED, C_SWITCH_SPOOFED_IP, C_SWITCH_SPOOFED_MAC, C_SWITCH_SPOOFED_ROUTER, C_SWITCH_STORM_DROPPED,
+    C_SWITCH_TX_BYTES, C_SWITCH_TX_DROPPED, C_SWITCH_TX_FRAMES, C_SWITCH_UNCONFIRMED, C_SWITCH_UNKNOWN_MAC,
+    C_SYSCALLS_SWITCH_SEND,
 )
 from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
 from worker.link.vnet cimport VNET_GSO_NONE, VNET_HEADER_LEN, VNET_NEEDS_CSUM
@@ -27,7 +28,7 @@ from worker.lists cimport Node, list_add, list_pop
 from worker.switch.backlog cimport backlog_hold
 from worker.switch.peers cimport longest_frame, peer_with
 from worker.switch.port_security cimport (
-    SPEECH_FINE, SPEECH_FORGED_IP, SPEECH_FORGED_MAC, SPEECH_LOCAL, speech_of,
+    SPEECH_FINE, SPEECH_FORGED_IP, SPEECH_FORGED_MAC, SPEECH_FORGED_ROUTER, SPEECH_LOCAL, speech_of,
 )
 from worker.upcall_queue cimport UPCALL_GUEST, upcall_push
 from worker.wire._cursor cimport load_u16, store_u32
@@ -84,6 +85,9 @@ cdef bint may_leave(Core* core, const uint8_t* frame, size_t length) noexcept no
     speech = speech_of(core, &core.switch.guest, frame, length)
     if speech == SPEECH_FINE or speech == SPEECH_LOCAL:
         return speech == SPEECH_FINE
+    if speech == SPEECH_FORGED_ROUTER:
+        count(core, C_SWITCH_SPOOFED_ROUTER)
+        return False
     if speech == SPEECH_FORGED_MAC:
         count(core, C_SWITCH_SPOOFED_MAC)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 from collections.abc import Callable
 
 import pytest
@@ -106,6 +107,81 @@ def test_nobody_is_the_gateway_where_port_security_is_off_either() -> None:
                 forger.send(forge(forger, one, two))
         network.settle()
         assert two.delivered == one.delivered == []
+
+
+def ipv6(payload: bytes, next_header: int) -> bytes:
+    """From a link-local address to all nodes."""
+    source, all_nodes = bytes.fromhex("fe80" + "00" * 13 + "09"), bytes.fromhex("ff02" + "00" * 13 + "01")
+    return struct.pack("!IHBB", 6 << 28, len(payload), next_header, 255) + source + all_nodes + payload
+
+
+def udp(source: int, target: int) -> bytes:
+    return struct.pack("!HHHH", source, target, 8, 0)
+
+
+ADVERTISEMENT = b"\x86\0" + bytes(14)
+FROM_ROUTERS = {
+    "router advertisement": ipv6(ADVERTISEMENT, 58),
+    "redirect": ipv6(b"\x89\0" + bytes(38), 58),
+    "DHCPv6 server": ipv6(udp(547, 546), 17),
+    "behind extension headers": ipv6(
+        b"\x2b\0" + bytes(6) + b"\x3c\1" + bytes(14) + b"\x3a\0" + bytes(6) + ADVERTISEMENT, 0
+    ),
+    "behind an authentication header": ipv6(b"\x3a\4" + bytes(22) + ADVERTISEMENT, 51),
+    "in a first fragment": ipv6(b"\x3a\0\0\1" + bytes(4) + ADVERTISEMENT, 44),
+    "whose first fragment does not say what it is": ipv6(b"\x3c\0\0\1" + bytes(4) + b"\x3a\4" + bytes(6), 44),
+    "with more headers than anybody needs": ipv6(b"\0\0" + bytes(6) + (b"\0\0" + bytes(6)) * 9, 0),
+    "ICMPv6 cut off": ipv6(b"", 58),
+    "UDP cut off": ipv6(udp(1, 2)[:7], 17),
+    "an extension cut off": ipv6(b"\x3a\0", 60),
+}
+FROM_HOSTS = {
+    "router solicitation": ipv6(b"\x85\0" + bytes(6), 58),
+    "neighbour solicitation": ipv6(b"\x87\0" + bytes(22), 58),
+    "neighbour advertisement": ipv6(b"\x88\0" + bytes(22), 58),
+    "echo": ipv6(b"\x80\0" + bytes(6), 58),
+    "listener report behind its option": ipv6(b"\x3a\0\5\2\0\0\1\0" + b"\x8f\0" + bytes(26), 0),
+    "DHCPv6 client": ipv6(udp(546, 547), 17),
+    "TCP": ipv6(bytes(20), 6),
+    "ESP": ipv6(bytes(20), 50),
+    "a later fragment": ipv6(b"\x3a\0\0\x10" + bytes(4) + ADVERTISEMENT, 44),
+    "nothing": ipv6(b"", 59),
+    "a header cut short, which nobody takes": ipv6(ADVERTISEMENT, 58)[:39],
+    "IPv4 called IPv6, which nobody takes": b"\x45" + ipv6(ADVERTISEMENT, 58)[1:],
+}
+
+
+@pytest.mark.parametrize("packet", FROM_ROUTERS.values(), ids=FROM_ROUTERS)
+@pytest.mark.parametrize("tags", [(), (SERVICE, VLAN)], ids=["plain", "tagged"])
+def test_no_vm_is_anothers_ipv6_router(packet: bytes, tags: tuple[bytes, ...]) -> None:
+    with lan(2) as network:
+        one, two = network.ports
+        broken = Worker(two, b"\x52\x54\0\0\0\x09", "192.168.127.9")
+        forged = tagged(one.frame(BROADCAST, packet, 0x86DD), *tags)
+        honest = one.frame(two.mac)
+        one.send(forged, honest)
+        broken.send(forged[:6] + broken.mac + forged[12:])
+        network.run_until(lambda: bool(two.delivered))
+        network.settle()
+        assert two.delivered == [honest]
+        assert one.counter("switch.spoofed_router") == 1
+        assert two.counter("switch.rx_refused") == 1
+
+
+def test_what_hosts_say_over_ipv6_passes() -> None:
+    with lan(2) as network:
+        one, two = network.ports
+        frames = [one.frame(BROADCAST, packet, 0x86DD) for packet in FROM_HOSTS.values()]
+        one.send(*frames)
+        network.run_until(lambda: len(two.delivered) == len(frames))
+        assert two.delivered == frames
+
+
+def test_a_vm_may_be_a_router_where_port_security_is_off() -> None:
+    with lan(2, port_security=False) as network:
+        one, two = network.ports
+        one.send(frame := one.frame(BROADCAST, FROM_ROUTERS["router advertisement"], 0x86DD))
+        network.run_until(lambda: two.delivered == [frame])
 
 
 def test_nothing_leaves_until_the_supervisor_has_said_who_the_guest_is() -> None:

@@ -23,7 +23,7 @@ def test_a_frame_reaches_the_vm_it_is_for_and_no_other(link: str, to: str, readi
         one, two, three = network.ports
         frames = [
             one.ipv4(two, b"an IPv4 packet"),
-            one.frame(two.mac, os.urandom(1500), 0x86DD),
+            one.frame(two.mac, b"\x60" + bytes(5) + b"\x3b" + os.urandom(1493), 0x86DD),  # IPv6
             one.frame(two.mac, b"x", 0x0003),  # 802.3: a length, not a type
             one.frame(two.mac, b"", 0x88B5),
         ] * 30
