@@ -28,6 +28,25 @@ def test_a_line_has_time_level_and_message(level: int, text: str, line: str) -> 
     assert rest == line
 
 
+@pytest.mark.parametrize(
+    ("level", "line"),
+    [
+        (logging.DEBUG, f"\x1b[37mDEBU\x1b[0m[0012] {'stopping':44} "),
+        (logging.INFO, f"\x1b[36mINFO\x1b[0m[0012] {'stopping':44} "),
+        (logging.WARNING, f"\x1b[33mWARN\x1b[0m[0012] {'stopping':44} "),
+        (logging.ERROR, f"\x1b[31mERRO\x1b[0m[0012] {'stopping':44} "),
+        (logging.CRITICAL, f"\x1b[31mFATA\x1b[0m[0012] {'stopping':44} "),
+    ],
+)
+def test_a_terminal_gets_colour_and_the_seconds_since_the_start(
+    monkeypatch: pytest.MonkeyPatch, level: int, line: str
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    written = record(level, "stopping")
+    written.relativeCreated = 12_900
+    assert LogrusFormatter().format(written) == line
+
+
 def test_a_traceback_stays_on_the_line() -> None:
     failed = record(logging.ERROR, "failed")
     try:
