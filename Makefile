@@ -69,7 +69,8 @@ format: dev
 # For guests: one file, which needs Python 3.9 and nothing else.
 agent: dist/moorage-agent.pyz
 
-dist/moorage-agent.pyz: scripts/build-agent $(wildcard agent/*.py) proto/__init__.py proto/framing.py
+dist/moorage-agent.pyz: scripts/build-agent $(wildcard agent/*.py) proto/__init__.py proto/framing.py \
+		proto/go_flags.py pyproject.toml
 	scripts/build-agent $@
 
 bench: install dev packages

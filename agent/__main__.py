@@ -1,5 +1,7 @@
 """``python -m agent``, ``moorage agent``, ``moorage-agent.pyz``: a tap device joined to Moorage.
 
+Started under the name ``gvforwarder``, or with that word first, it takes gvforwarder's flags (`agent.gvforwarder`).
+
 The parts, and the loop that keeps them together: connect, bridge until the link ends, connect again.
 """
 
@@ -18,6 +20,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+from agent import gvforwarder
 from agent.bridge import Bridge, TapGone
 from agent.configuration import Configuration
 from agent.dhcp import Configurer, DhcpProgram, OwnDhcp
@@ -28,8 +31,6 @@ from proto.framing import FramingError
 
 log = logging.getLogger("agent")
 
-RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
-"""Seconds between attempts to connect; doubled after each failure."""
 MACHINE_ID = Path("/etc/machine-id")
 ENDED, FAILED = 0, 1
 """Exit statuses; argparse's is 2."""
@@ -37,7 +38,13 @@ ENDED, FAILED = 0, 1
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until a signal ends it; the exit status."""
-    options = parse_options(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == [gvforwarder.NAME]:
+        options = gvforwarder.parse_options(given[1:])
+    elif Path(sys.argv[0]).stem == gvforwarder.NAME:
+        options = gvforwarder.parse_options(given)
+    else:
+        options = parse_options(given)
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
@@ -84,7 +91,8 @@ def _make_device(options: argparse.Namespace, stack: contextlib.ExitStack) -> tu
 def _serve(tap: int, configurer: Configurer | None, options: argparse.Namespace) -> None:
     """Keep the tap joined to the host; ends by SystemExit, TapGone, or with an endpoint that does not last."""
     endpoint = options.connect
-    pause = RETRY_FIRST
+    first, longest = options.retry
+    pause = first
     while True:
         began = math.inf
         try:
@@ -101,10 +109,10 @@ def _serve(tap: int, configurer: Configurer | None, options: argparse.Namespace)
             log.info("the link ended: %s", trouble)
             return
         # A link that is closed as soon as it opens is a failure too.
-        pause = RETRY_FIRST if time.monotonic() - began > RETRY_LONGEST else pause
+        pause = first if time.monotonic() - began > longest else pause
         log.warning("%s: %s; next try in %.1f s", endpoint.url, trouble, pause)
         time.sleep(pause)
-        pause = min(pause * 2, RETRY_LONGEST)
+        pause = min(pause * 2, longest)
 
 
 def _last_words(data: bytes) -> str:

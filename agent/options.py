@@ -12,6 +12,8 @@ from agent.tap import MAX_NAME_LENGTH
 from proto.framing import HEADERS
 
 DEFAULT_URL = "vsock://2:1024/connect"
+RETRY_FIRST, RETRY_LONGEST = 0.1, 5.0
+"""Seconds between attempts to connect; doubled after each failure."""
 RESOLV_CONF = Path("/etc/resolv.conf")
 NETNS_CONFIGURATION = Path("/etc/netns")
 OWN, NONE = "own", "none"
@@ -76,6 +78,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         "ip netns lays over it, where there is a directory for it); not with --dhcp PROGRAM, which has its own ways",
     )
     add("--no-resolv-conf", action="store_true", help="leave it as it is")
+    parser.set_defaults(retry=(RETRY_FIRST, RETRY_LONGEST))
     options = parser.parse_args(arguments)
     if options.dhcp is None:
         options.dhcp = NONE if options.pre_existing else OWN

@@ -1,7 +1,7 @@
-"""``moorage serve``, ``moorage gvproxy``, ``moorage agent``, ``moorage capture``, ``moorage qemu-wrapper``
-and ``moorage version``.
+"""``moorage serve``, ``moorage gvproxy``, ``moorage agent``, ``moorage gvforwarder``, ``moorage capture``,
+``moorage qemu-wrapper`` and ``moorage version``.
 
-Started under the name ``gvproxy``, by a link for example, it is ``moorage gvproxy``.
+Started under the name ``gvproxy``, by a link for example, it is ``moorage gvproxy``; ``gvforwarder`` likewise.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ from cli.capture import run as run_capture
 from cli.qemu_wrapper import run
 
 GVPROXY = "supervisor.gvproxy"
+GVFORWARDER = "gvforwarder"
 
 
 def main(prog_name: str | None = None) -> NoReturn:
     """Be the command of the name we were started under."""
-    if Path(sys.argv[0]).stem == "gvproxy":
+    name = Path(sys.argv[0]).stem
+    if name == "gvproxy":
         become(GVPROXY, sys.argv[1:])
+    if name == GVFORWARDER:
+        become("agent", [GVFORWARDER, *sys.argv[1:]])
     moorage(prog_name=prog_name)
     raise AssertionError("click ends the process")
 
@@ -65,6 +69,12 @@ def gvproxy(arguments: Sequence[str]) -> None:
 def agent(arguments: Sequence[str]) -> None:
     """Inside a VM: join a tap device to the host; `moorage agent --help` lists its flags."""
     become("agent", arguments)
+
+
+@moorage.command(cls=Handed, short_help="Inside a VM: the agent, with gvforwarder's flags.")
+def gvforwarder(arguments: Sequence[str]) -> None:
+    """Inside a VM: the agent as gvforwarder; `moorage gvforwarder -h` lists its flags."""
+    become("agent", [GVFORWARDER, *arguments])
 
 
 @moorage.command(

@@ -19,11 +19,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
+from proto.go_flags import FlagError, HelpAsked, parse, usage
 from supervisor import logs
 from supervisor.errors import ConfigError, StartError
 from supervisor.gvproxy import yaml_file
 from supervisor.gvproxy.command_line import FLAGS
-from supervisor.gvproxy.go_flags import FlagError, HelpAsked, parse, usage
 from supervisor.gvproxy.plan import LOG_FORMAT, Plan, make
 from supervisor.limits import raise_open_files
 from supervisor.service import Service

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.gvproxy.go_flags import Flag
+from proto.go_flags import Flag
 
 SSH_PORT = 2222
 SUBNET = "192.168.127.0/24"

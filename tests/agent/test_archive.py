@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -25,11 +26,11 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_it_holds_the_agent_and_its_framing_and_no_more(archive: Path) -> None:
+def test_it_holds_the_agent_and_what_it_needs_and_no_more(archive: Path) -> None:
     with zipfile.ZipFile(archive) as opened:
         modules = {name for name in opened.namelist() if name.endswith(".py")}
     agent = {f"agent/{path.name}" for path in (ROOT / "agent").glob("*.py")}
-    assert modules == agent | {"__main__.py", "proto/__init__.py", "proto/framing.py"}
+    assert modules == agent | {"__main__.py", "proto/__init__.py", "proto/framing.py", "proto/go_flags.py"}
 
 
 def test_it_is_a_program(archive: Path) -> None:
@@ -42,6 +43,15 @@ def test_its_exit_status_is_the_agents(archive: Path) -> None:
     for arguments, status in ((["--stop-if-exist", "lo"], 0), (["--connect", "nonsense"], 2)):
         argv = [*ISOLATED, str(archive), *arguments]
         assert subprocess.run(argv, stderr=subprocess.DEVNULL, timeout=20, check=False).returncode == status
+
+
+def test_under_the_name_gvforwarder_it_is_gvforwarder(archive: Path, tmp_path: Path) -> None:
+    """`gvforwarder -version`; and with the name alone, whatever lies behind it"""
+    link = tmp_path / "gvforwarder"
+    link.symlink_to(archive)
+    shown = subprocess.run([*ISOLATED, str(link), "-version"], capture_output=True, text=True, timeout=20, check=False)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout == f"gvforwarder version v{metadata.version('moorage')} (Moorage)\n"
 
 
 @pytest.mark.guest

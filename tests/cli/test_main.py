@@ -32,6 +32,7 @@ def test_an_unknown_command_ends_with_2() -> None:
         ("serve", "supervisor", "--listen"),
         ("agent", "agent", "--stop-if-exist"),
         ("gvproxy", "supervisor", "Usage of gvproxy:"),
+        ("gvforwarder", "agent", "Usage of gvforwarder:"),
     ],
 )
 def test_a_command_hands_its_arguments_to_its_package_whatever_lies_around(
@@ -48,12 +49,13 @@ def test_a_command_hands_its_arguments_to_its_package_whatever_lies_around(
     assert "decoy" not in ended.stdout
 
 
-def test_under_the_name_gvproxy_it_is_gvproxy(tmp_path: Path) -> None:
-    link = tmp_path / "gvproxy"
+@pytest.mark.parametrize("name", ["gvproxy", "gvforwarder"])
+def test_under_a_name_of_gvproxys_it_is_that_program(tmp_path: Path, name: str) -> None:
+    link = tmp_path / name
     link.symlink_to(Path(sys.executable).with_name("moorage"))
     ended = subprocess.run([link, "-version"], capture_output=True, text=True, timeout=20, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
-    assert ended.stdout.startswith("gvproxy version ")
+    assert ended.stdout.startswith(f"{name} version ")
 
 
 def test_gvproxys_arguments_reach_it_untouched() -> None:

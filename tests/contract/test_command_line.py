@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from proto.go_flags import parse
 from supervisor.errors import ConfigError
 from supervisor.gvproxy.command_line import FLAGS
-from supervisor.gvproxy.go_flags import parse
 from supervisor.gvproxy.plan import make
 from supervisor.gvproxy.yaml_file import read
 from tests.contract.test_framing import ANSWER, QUESTION

@@ -104,10 +104,10 @@ def test_a_terminal_gets_coloured_lines(tmp_path: Path) -> None:
     """coloured `INFO[0000] ...` on a tty; not in a log file of a process that has one"""
     ours, theirs = os.openpty()
     with open(ours, "rb", buffering=0) as terminal:
-        command = [MOORAGE, "gvproxy", "-mtu", "-1"]
+        command = [str(MOORAGE), "gvproxy", "-mtu", "-1"]
         with open(theirs, "wb", buffering=0) as stderr:
-            for flags in ((), ("-log-file", str(tmp_path / "file"))):
-                assert subprocess.run([*command, *flags], stderr=stderr, timeout=30, check=False).returncode == 0
+            for argv in (command, [*command, "-log-file", str(tmp_path / "file")]):
+                assert subprocess.run(argv, stderr=stderr, timeout=30, check=False).returncode == 0
             shown = terminal.read(1 << 16)
     assert re.fullmatch(rb"\x1b\[31mERRO\x1b\[0m\[000\d\] gvproxy exiting: mtu is out of range {9}\r\n", shown), shown
     assert (tmp_path / "file").read_text().endswith('level=error msg="gvproxy exiting: mtu is out of range"\n')

@@ -12,7 +12,8 @@ import pytest
 from tests.project.test_imports import ROOT, imported_modules, sources
 
 OLDEST = (3, 9)
-PARTS = [*sorted(sources("agent")), ROOT / "proto" / "__init__.py", ROOT / "proto" / "framing.py"]
+OF_PROTO = ("__init__.py", "framing.py", "go_flags.py")
+PARTS = [*sorted(sources("agent")), *(ROOT / "proto" / name for name in OF_PROTO)]
 
 
 @pytest.mark.parametrize("path", PARTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from supervisor.gvproxy.go_flags import Flag, FlagError, HelpAsked, parse, usage
+from proto.go_flags import Flag, FlagError, HelpAsked, parse, usage
 
 FLAGS = {
     "name": Flag(str, "a name"),

@@ -25,7 +25,7 @@ class HelpAsked(Exception):
     """``-h``: Go prints the usage and ends with status 0."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Flag:
     """One flag of a command."""
 
