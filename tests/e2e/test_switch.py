@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
@@ -117,6 +118,35 @@ def test_two_vms_talk_and_the_death_of_a_worker_is_a_pause(own_service: Service,
         os.kill(own_service.vm(guest.mac)["worker_pid"], signal.SIGKILL)
         wait_for(lambda: reaches(one, other.lease.ip), 10, "the other VM to be reached again")
     download(other, one)
+
+
+def link_local(mac: str) -> str:
+    """The IPv6 address that Linux makes of a MAC (RFC 4291, appendix A)."""
+    octets = [int(octet, 16) for octet in mac.split(":")]
+    interface = bytes((octets[0] ^ 2, *octets[1:3], 0xFF, 0xFE, *octets[3:]))
+    return str(ipaddress.IPv6Address(b"\xfe\x80" + bytes(6) + interface))
+
+
+def test_vms_reach_each_other_over_ipv6_and_none_is_anothers_router(own_service: Service, attach: Attach) -> None:
+    one, other = attach(own_service), attach(own_service)
+    one.configure()
+    other.configure()
+    for guest in (one, other):  # a system may leave them out
+        guest.attempt(f"ip -6 addr add {link_local(guest.mac)}/64 dev {guest.interface}")
+    ping = f"busybox ping -6 -c 1 -W 1 {link_local(other.mac)}%{one.interface}"
+    wait_for(lambda: one.attempt(ping).status == 0, 10, "the other VM to answer over IPv6")
+    advertisement = dpkt.icmp6.ICMP6(type=134, data=bytes((64, 0, 7, 8)) + bytes(8))
+    with LightVm(own_service.link_path, "52:54:00:00:02:02") as intruder:
+        intruder.configure()
+        source = ipaddress.IPv6Address(link_local("52:54:00:00:02:02")).packed
+        packet = dpkt.ip6.IP6(
+            src=source, dst=ipaddress.IPv6Address("ff02::1").packed, nxt=58, hlim=255, data=advertisement
+        )
+        packet.plen = len(bytes(advertisement))
+        advertisement.sum = 0
+        intruder.send(intruder.frame(bytes(packet), 0x86DD, bytes.fromhex("333300000001")))
+        wait_for(lambda: own_service.counters()["switch.spoofed_router"] == 1, 10, "the router to be refused")
+    assert one.sh("ip -6 route show default") == ""
 
 
 def test_a_third_vm_that_forges_the_first_ones_mac_and_address_gets_nothing_through(
