@@ -19,7 +19,7 @@ import msgpack
 from pydantic import TypeAdapter
 from pydantic_core import SchemaValidator, ValidationError
 
-from proto import captures, events, guest_requests, messages, switch
+from proto import captures, events, guest_requests, messages, ssh, switch
 from proto.errors import CodecError
 
 VERSION = 1
@@ -28,7 +28,7 @@ MAX_MESSAGE_SIZE = 1 << 20
 MAX_REQUEST_ID = (1 << 63) - 1
 
 Message = Any
-"""An instance of any class of `proto.messages`, `proto.events`, `proto.switch`, `proto.captures` and
+"""An instance of any class of `proto.messages`, `proto.events`, `proto.switch`, `proto.captures`, `proto.ssh` and
 `proto.guest_requests`."""
 
 _STRICTER: dict[str, dict[str, Any]] = {
@@ -55,7 +55,7 @@ def _strict(schema: Any) -> Any:
 
 _VALIDATORS = {
     name: SchemaValidator(_strict(TypeAdapter(kind).core_schema))
-    for module in (messages, events, switch, captures, guest_requests)
+    for module in (messages, events, switch, captures, guest_requests, ssh)
     for name, kind in vars(module).items()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 }

@@ -8,7 +8,7 @@ Who speaks to whom (``docs/architecture.md`` has the picture):
 - supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and over the worker's
   SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`. What concerns the other VMs of a
   network is in `proto.switch`.
-- supervisor -> SSH carrier, over its SEQPACKET socket: `CarrySsh`; SSH carrier -> supervisor: `CallSshServer`.
+- supervisor and SSH carriers: `proto.ssh`.
 - API -> supervisor, over ZeroMQ: the requests of the last section; every one is answered by the class named in its
   docstring, or by `Failure`.
 
@@ -135,6 +135,8 @@ class Spawn:
     """The number of the VM's interface in the file of captures; -1: there is no such file."""
     log_level: str = "info"
     log_format: LogFormat = "text"
+    ends_with_supervisor: bool = False
+    """Otherwise it goes on without one, as the next takes it over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,30 +283,6 @@ class CallGuest:
 @dataclass(frozen=True, slots=True)
 class Shutdown:
     """End now: the service stops or the VM is gone."""
-
-
-# --- supervisor <-> SSH carrier ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class CarrySsh:
-    """Carry each connection to a unix socket of the guest. Descriptor: the listening socket."""
-
-    user: str
-    host: str
-    port: int
-    """Of the SSH server; the name under which its host key is known."""
-    path: str
-    key: str
-    """A file."""
-    passphrase: str = ""
-    secure: bool = False
-    """Check the host key against the user's known_hosts."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallSshServer:
-    """The carrier wants a connection to its SSH server. Descriptor: a stream socket to join to it."""
 
 
 # --- API <-> supervisor ------------------------------------------------------------------------------------------

@@ -55,8 +55,10 @@ log = logging.getLogger(__name__)
 class Service:
     """Everything the supervisor runs. `run` raises StartError or ConfigError when it cannot start."""
 
-    def __init__(self, settings: Settings, zygote_command: Sequence[str] = ()) -> None:
+    def __init__(self, settings: Settings, zygote_command: Sequence[str] = (), *, has_successor: bool = True) -> None:
+        """`has_successor`: should this process be killed, the next one on its directories takes over the VMs."""
         self._settings = settings
+        self._has_successor = has_successor
         self._zygote_command = zygote_command
         is_root = os.geteuid() == 0
         self._runtime = runtime_dir(settings.runtime_dir, os.environ, is_root)
@@ -232,7 +234,9 @@ class Service:
         if self._settings.capture_file is not None:
             file = CaptureFile(self._settings.capture_file)
             stack.callback(file.close)
-        return WorkerSettings(control_address, self._settings.log_level, self._settings.log_format, file)
+        return WorkerSettings(
+            control_address, self._settings.log_level, self._settings.log_format, file, not self._has_successor
+        )
 
     def _logging_env(self) -> dict[str, str]:
         """How children that are not workers learn what to log."""

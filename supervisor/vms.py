@@ -133,6 +133,7 @@ class WorkerSettings:
     log_level: str
     log_format: LogFormat
     capture_file: CaptureFile | None = None
+    ends_with_supervisor: bool = False
 
 
 class Vms:
@@ -345,6 +346,7 @@ class Vms:
             capture_interface=vm.capture_interface,
             log_level=self._settings.log_level,
             log_format=self._settings.log_format,
+            ends_with_supervisor=self._settings.ends_with_supervisor,
         )
         file = self._settings.capture_file
         captures = [] if file is None else [file.fileno()]

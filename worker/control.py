@@ -1,7 +1,7 @@
 """A worker's talk with the supervisor: ZeroMQ for messages, a SEQPACKET socket for descriptors.
 
 A supervisor that is gone changes nothing for the guest: the worker keeps its flows and forwards, and only what needs
-the supervisor (a new lease, statistics) waits for the next one.
+the supervisor (a new lease, statistics) waits for the next one. Where there will be none, the worker ends.
 """
 
 from __future__ import annotations
@@ -71,6 +71,8 @@ class Control:
         counters: Callable[[], dict[str, int]],
         update_network: Callable[[Network], None],
         shutdown: Callable[[], None],
+        *,
+        ends_with_supervisor: bool = False,
     ) -> None:
         self._vm_id = vm_id
         self._channel = channel
@@ -78,6 +80,7 @@ class Control:
         self._counters = counters
         self._update_network = update_network
         self._shutdown = shutdown
+        self._ends_with_supervisor = ends_with_supervisor
         self._context = zmq.asyncio.Context(io_threads=1)
         self._requester = Requester(self._context, address, vm_id.encode(), self._on_message)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -165,7 +168,10 @@ class Control:
                 log.warning("refused a message with descriptors: %s", error)
             except (EOFError, OSError):
                 self._supervised = False
-                log.warning("the supervisor is gone; traffic goes on without it")
+                if self._ends_with_supervisor:
+                    self._shutdown()
+                else:
+                    log.warning("the supervisor is gone; traffic goes on without it")
                 return
 
     def _obey(self, message: Any, fds: list[int]) -> Empty | Failure:

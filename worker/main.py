@@ -41,7 +41,14 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._policy = Policy.of(spawn.network)
         self._control = Control(
-            spawn.vm_id, spawn.control_address, channel, engine, self._counters, self._update_network, self._end
+            spawn.vm_id,
+            spawn.control_address,
+            channel,
+            engine,
+            self._counters,
+            self._update_network,
+            self._end,
+            ends_with_supervisor=spawn.ends_with_supervisor,
         )
         self._gateway = Gateway(self._loop, engine, spawn.network, self._policy, spawn.vm_id, self._control.ask)
         self._upcalls: deque[tuple[Any, ...]] = deque()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote, unquote_plus, urlsplit
 
 from proto.errors import RequestFailed
-from proto.messages import CarrySsh
+from proto.ssh import CarrySsh
 
 HOST_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
 SSH_PORT = 22

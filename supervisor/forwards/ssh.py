@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from proto.errors import CodecError
 from proto.fdpass import FdChannel
-from proto.messages import CallSshServer, CarrySsh
+from proto.ssh import CallSshServer, CarrySsh
 from supervisor.children import Backoff, end, python, start, status_in_words
 
 log = logging.getLogger(__name__)

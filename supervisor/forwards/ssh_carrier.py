@@ -24,7 +24,7 @@ import asyncssh
 
 from proto.errors import CodecError
 from proto.fdpass import FdChannel
-from proto.messages import CallSshServer, CarrySsh
+from proto.ssh import CallSshServer, CarrySsh
 from supervisor import logs
 
 TRIES = 60

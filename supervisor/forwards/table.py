@@ -20,7 +20,6 @@ from proto.errors import ChannelError, RequestFailed
 from proto.messages import (
     AddForward,
     CallGuest,
-    CarrySsh,
     Expose,
     Forward,
     ForwardProtocol,
@@ -28,6 +27,7 @@ from proto.messages import (
     RemoveForward,
     Unexpose,
 )
+from proto.ssh import CarrySsh
 from supervisor.errors import StartError
 from supervisor.forwards.addresses import GuestAddress, parse_local, parse_remote, redacted
 from supervisor.forwards.sockets import KINDS, bind, bind_unix, bound_name, holder, overlap, unlink_socket

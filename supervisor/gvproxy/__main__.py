@@ -1,6 +1,7 @@
 """``python -m supervisor.gvproxy``: the service with gvproxy's command line and manners.
 
-It keeps nothing between two runs: its directories are its own, and go with it. Exit status as gvproxy's: 0 for every
+It keeps nothing between two runs: its directories are its own, and go with it, also when it is killed (``podman machine
+stop`` does that). Exit status as gvproxy's: 0 for every
 end of a service that was started, also one that could not listen; 1 for a configuration that cannot be; 2 for flags
 that are none.
 """
@@ -11,6 +12,7 @@ import asyncio
 import contextlib
 import logging.config
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -88,9 +90,10 @@ def _log_to(path: str) -> None:
 
 def _run(plan: Plan) -> str:
     """Why it ended. Raises ConfigError and StartError."""
-    with tempfile.TemporaryDirectory(prefix="gvproxy-") as directory:
-        settings = plan.settings(Path(directory))
-        service = Service(settings)
+    with _own_directory() as directory:
+        _take_name()
+        settings = plan.settings(directory)
+        service = Service(settings, has_successor=False)
         _log_at(settings.log_level)
         log.info("%s", _version())
         for warning in plan.warnings:
@@ -116,6 +119,39 @@ async def _serve(service: Service, plan: Plan) -> str:
 
     await service.run(stop, announce)
     return service.reason or "signal caught"
+
+
+def _take_name() -> None:
+    """``pgrep gvproxy`` and ``killall gvproxy`` find this process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/comm").write_text(COMMAND)
+
+
+@contextlib.contextmanager
+def _own_directory() -> Iterator[Path]:
+    """A directory that goes with this process, also when it is killed: a child outlives it and removes the directory.
+
+    To be called while there is nothing but the one thread: the child is a copy. Raises StartError.
+    """
+    try:
+        directory = tempfile.mkdtemp(prefix="gvproxy-")
+        ours, theirs = os.pipe()
+        child = os.fork()
+    except OSError as error:
+        raise StartError(f"cannot use a temporary directory: {error.strerror or error}") from error
+    if child == 0:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+        os.close(theirs)
+        os.read(ours, 1)  # which ends with the other process
+        shutil.rmtree(directory, ignore_errors=True)
+        os._exit(0)
+    os.close(ours)
+    try:
+        yield Path(directory)
+    finally:
+        os.close(theirs)
+        os.waitpid(child, 0)
 
 
 @contextlib.contextmanager

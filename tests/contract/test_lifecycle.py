@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def host() -> Iterator[Namespace]:
         yield host
 
 
+def is_alive(process: psutil.Process) -> bool:
+    """Ended processes may wait for a parent to take note of them."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def last_line(running: Gvproxy) -> str:
     return running.log_text().splitlines()[-1]
 
@@ -47,6 +56,33 @@ def test_a_signal_ends_it_with_status_0_and_nothing_is_left(host: Namespace, tmp
     assert last_line(running).endswith('msg="gvproxy exiting: signal caught"')
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log"]
     assert not [child for child in children if child.is_running()]
+
+
+def test_a_kill_ends_all_of_it(host: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`podman machine stop` kills it (SIGKILL): the VM's link, the forwarded ports and every process go, as there. Its
+    own directory, too; of what the flags name the files stay."""
+    with tempfile.TemporaryDirectory(prefix="m-") as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        with (
+            Gvproxy(host, tmp_path, *SOCKETS, "-ssh-port", "2300", "-pid-file", "DIR/pid") as running,
+            running.attach() as vm,
+        ):
+            children = psutil.Process(running.process.pid).children(recursive=True)
+            assert running.stop(signal.SIGKILL) == -signal.SIGKILL
+            assert all(vm.frames())  # until the link ends
+            wait_for(lambda: not any(map(is_alive, children)), 10.0, "the end of its processes")
+        assert not list(Path(temporary).iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["api.sock", "log", "pid", "qemu.sock"]
+    for name in ("api.sock", "qemu.sock"):
+        (tmp_path / name).unlink()
+    with Gvproxy(host, tmp_path, *SOCKETS, "-ssh-port", "2300", "-pid-file", "DIR/pid") as again:
+        assert again.get("/services/forwarder/all")[0]["local"] == "127.0.0.1:2300"
+
+
+def test_it_is_found_by_its_name(host: Namespace, tmp_path: Path) -> None:
+    """Scripts use `pgrep gvproxy`, `killall gvproxy`."""
+    with Gvproxy(host, tmp_path, *NO_SSH) as running:
+        assert psutil.Process(running.process.pid).name() == "gvproxy"
 
 
 def test_a_silent_vm_does_not_keep_it(host: Namespace, tmp_path: Path) -> None:

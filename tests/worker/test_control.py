@@ -80,7 +80,7 @@ class Datapath:
 class Scene:
     """A worker's control, and the supervisor played by the test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, ends_with_supervisor: bool = False) -> None:
         address = f"ipc://{folder}/workers.sock"
         self.context = zmq.asyncio.Context()
         self.heard: asyncio.Queue[Any] = asyncio.Queue()
@@ -91,7 +91,14 @@ class Scene:
         self.networks: list[Network] = []
         self.ended = asyncio.Event()
         self.control = Control(
-            "vm-1", address, theirs, self.engine, lambda: dict(self.counters), self._update, self.ended.set
+            "vm-1",
+            address,
+            theirs,
+            self.engine,
+            lambda: dict(self.counters),
+            self._update,
+            self.ended.set,
+            ends_with_supervisor=ends_with_supervisor,
         )
 
     def _update(self, network: Network) -> None:
@@ -116,9 +123,15 @@ class Scene:
         return await self.responder.request(b"vm-1", message)
 
 
-def play(folder: Path, scenario: Callable[[Scene], Awaitable[None]], last_words: Any = None) -> None:
+def play(
+    folder: Path,
+    scenario: Callable[[Scene], Awaitable[None]],
+    last_words: Any = None,
+    *,
+    ends_with_supervisor: bool = False,
+) -> None:
     async def run() -> None:
-        scene = Scene(folder)
+        scene = Scene(folder, ends_with_supervisor=ends_with_supervisor)
         scene.responder.start()
         scene.control.start()
         try:
@@ -268,3 +281,12 @@ def test_a_supervisor_that_is_gone_ends_only_the_talk(tmp_path: Path, caplog: py
         assert not scene.ended.is_set()
 
     play(tmp_path, scenario)
+
+
+def test_a_supervisor_that_is_gone_for_good_ends_the_worker(tmp_path: Path) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.channel.close()
+        async with asyncio.timeout(5):
+            await scene.ended.wait()
+
+    play(tmp_path, scenario, ends_with_supervisor=True)

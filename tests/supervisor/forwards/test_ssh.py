@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from proto.fdpass import FdChannel
-from proto.messages import CallSshServer, CarrySsh
+from proto.ssh import CallSshServer, CarrySsh
 from supervisor.forwards import ssh_carrier
 from supervisor.forwards.ssh import SshForward
 
