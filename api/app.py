@@ -40,6 +40,7 @@ def create_app(runtime_dir: str | None = None) -> Flask:
     runtime = runtime_dir or os.environ["MOORAGE_RUNTIME_DIR"]
     SupervisorClient(f"ipc://{runtime}/control.sock").attach(app)
     handover.set_up(app, f"{runtime}/handover.sock")
+    app.url_rule_class = mux.AnyMethodRule
     app.url_map.merge_slashes = False  # the mux redirects, and differently
     app.before_request(mux.redirect_unclean_path)
     app.before_request(refuse_other_sites)

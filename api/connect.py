@@ -9,6 +9,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from api.handover import hand_over
+from api.mux import ANY_METHOD
 from proto.errors import RequestFailed
 from proto.messages import AttachLink, Framing
 
@@ -17,7 +18,7 @@ FRAMINGS: dict[str, Framing] = {"": "stream16", "qemu": "stream32"}
 blueprint = Blueprint("connect", __name__)
 
 
-@blueprint.route("/connect", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@blueprint.route("/connect", methods=ANY_METHOD)
 def connect() -> Response:
     """Any method will do, as with gvproxy."""
     asked = request.args.get("framing", "")

@@ -2,8 +2,8 @@
 
 Paths, status codes, bodies and error texts are gvproxy's, so that its clients need no change: they match on texts such
 as ``proxy already running``. What is wrong with a request's form is said here; what is wrong with a forward or a zone
-is said by the supervisor, in gvproxy's sentences too. Everything here is about the network ``default``. ``/connect`` is
-in `api.connect`.
+is said by the supervisor, in gvproxy's sentences too. No route looks at the method, but for the three that say ``post
+only``. Everything here is about the network ``default``. ``/connect`` is in `api.connect`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from flask import Blueprint, Response, request
 
 from api import gvproxy_stats
 from api.handover import hand_over
+from api.mux import ANY_METHOD
 from api.supervisor_client import ask
 from proto import forwarder, golang
 from proto.errors import RequestFailed
@@ -42,9 +43,6 @@ from proto.messages import (
 )
 
 blueprint = Blueprint("gvproxy", __name__)
-
-ANY_METHOD = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
-"""gvproxy does not look at the method, but for the three routes that say ``post only``."""
 
 ZONE_FIELDS: dict[str, type] = {"Name": str, "Records": list, "DefaultIP": str, "Authoritative": bool}
 """The last is ours; gvproxy ignores it."""

@@ -9,12 +9,25 @@ from __future__ import annotations
 import posixpath
 from html import escape
 from http import HTTPStatus
+from typing import Any
 from urllib.parse import quote
 
 from flask import Response, request
+from werkzeug.routing import Rule
 
 STATUS = 307
+ANY_METHOD = ("*", "OPTIONS")
+"""Of a route that does not look at the method. OPTIONS is among them lest Flask answers it itself."""
 FOLDERS = frozenset({"/services", "/services/dhcp", "/services/dns", "/services/forwarder"})
+
+
+class AnyMethodRule(Rule):
+    """A route, which takes every method where it says `ANY_METHOD`: `FOO`, too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.methods is not None and "*" in self.methods:
+            self.methods = None
 
 
 def redirect_unclean_path() -> Response | None:

@@ -14,17 +14,20 @@ import sys
 from typing import Any
 
 from supervisor import logs
+from supervisor.api_sockets import ListeningSocket
 
 wsgi_app = "api:create_app()"
 worker_class = "gthread"
 workers = 1
-threads = 8
+threads = 32
 graceful_timeout = 3
 """s for the requests under way when it is told to end."""
 timeout = 30
 keepalive = 10
 """s that a client's idle connection stays open, as long as gvproxy's."""
 control_socket_disable = True
+permit_unconventional_http_method = True
+"""Go takes any word."""
 _level = os.environ.get("MOORAGE_LOG_LEVEL", "info")
 logconfig_dict = {
     **logs.config(_level, os.environ.get("MOORAGE_LOG_FORMAT", "text")),
@@ -34,22 +37,6 @@ logconfig_dict = {
         "gunicorn.access": {"level": "WARNING"},
     },
 }
-
-
-class ListeningSocket(socket.socket):
-    """What gunicorn's workers accept from, of whatever family: of addresses it knows a unix socket's and TCP's."""
-
-    def accept(self) -> tuple[socket.socket, Any]:
-        """A connection, and its address in a form that gunicorn knows."""
-        sock, address = super().accept()
-        return sock, self._known(address)
-
-    def getsockname(self) -> Any:
-        """Likewise."""
-        return self._known(super().getsockname())
-
-    def _known(self, address: Any) -> Any:
-        return address if self.family in (socket.AF_UNIX, socket.AF_INET, socket.AF_INET6) else ""
 
 
 def on_starting(server: Any) -> None:

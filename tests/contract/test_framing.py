@@ -286,7 +286,7 @@ def test_a_handshake_that_is_none_ends_that_link_alone(running: Gvproxy) -> None
 # --- /connect
 
 
-@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("method", ["POST", "GET", "PUT", "DELETE", "OPTIONS", "FOO"])
 def test_connect_takes_any_method(running: Gvproxy, method: str) -> None:
     """`/connect` handshake: any method"""
     with connect(running, f"{method} /connect HTTP/1.1\r\nHost: \r\n\r\n".encode()) as link:

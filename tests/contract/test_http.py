@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -127,7 +129,9 @@ def test_json_is_sniffed_as_text_and_ends_in_a_newline(sock: socket.socket, path
     assert answer.body == json.dumps(json.loads(answer.body), separators=(",", ":")).encode() + b"\n"
 
 
-@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
+@pytest.mark.parametrize(
+    "method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "FOO", "get", "X"]
+)
 @pytest.mark.parametrize("path", READING)
 def test_get_routes_accept_any_method(sock: socket.socket, path: str, method: str) -> None:
     """GET routes accept any method"""
@@ -136,13 +140,30 @@ def test_get_routes_accept_any_method(sock: socket.socket, path: str, method: st
     assert answer.body.endswith(b"\n")
 
 
+def test_clients_that_do_not_finish_are_hung_up_on_and_keep_nobody_waiting(service: Service, guest: Guest) -> None:
+    """read/write timeout 10 s"""
+    with contextlib.ExitStack() as stack:
+        began = time.monotonic()
+        for part in [b"GET /lea", b"POST /services/dns/add HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{}"] * 10:
+            slow = stack.enter_context(socket.socket(socket.AF_UNIX))
+            slow.connect(str(service.api_path))
+            slow.sendall(part)
+        assert service.get("/leases")
+        assert time.monotonic() - began < 8, "somebody waited for those who do not finish"
+        slow.settimeout(30)
+        while slow.recv(1000):
+            pass
+        assert time.monotonic() - began > 9
+    assert "Traceback" not in service.log_text()
+
+
 def test_head_has_the_headers_of_get_and_no_body(sock: socket.socket) -> None:
     answer = send(sock, "HEAD /leases HTTP/1.1\r\nHost: unix\r\n\r\n")
     assert (answer.headers["Content-Length"], answer.body) == (str(len(LEASES)), b"")
 
 
 @pytest.mark.parametrize("path", POSTED)
-@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "TRACE"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "TRACE", "FOO"])
 def test_posting_routes_say_so(sock: socket.socket, path: str, method: str) -> None:
     """400: `post only`"""
     answer = send(sock, f"{method} {path} HTTP/1.1\r\nHost: unix\r\n\r\n")
