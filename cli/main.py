@@ -1,7 +1,8 @@
 """``moorage serve``, ``moorage gvproxy``, ``moorage agent``, ``moorage gvforwarder``, ``moorage capture``,
 ``moorage qemu-wrapper`` and ``moorage version``.
 
-Started under the name ``gvproxy``, by a link for example, it is ``moorage gvproxy``; ``gvforwarder`` likewise.
+Started under the name ``gvproxy``, by a link for example, it is ``moorage gvproxy``; ``gvforwarder`` and
+``qemu-wrapper`` likewise.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cli.qemu_wrapper import run
 
 GVPROXY = "supervisor.gvproxy"
 GVFORWARDER = "gvforwarder"
+QEMU_WRAPPER = "qemu-wrapper"
 
 
 def main(prog_name: str | None = None) -> NoReturn:
@@ -30,7 +32,7 @@ def main(prog_name: str | None = None) -> NoReturn:
         become(GVPROXY, sys.argv[1:])
     if name == GVFORWARDER:
         become("agent", [GVFORWARDER, *sys.argv[1:]])
-    moorage(prog_name=prog_name)
+    moorage([name, *sys.argv[1:]] if name == QEMU_WRAPPER else None, prog_name)
     raise AssertionError("click ends the process")
 
 
@@ -78,7 +80,7 @@ def gvforwarder(arguments: Sequence[str]) -> None:
 
 
 @moorage.command(
-    "qemu-wrapper",
+    QEMU_WRAPPER,
     context_settings={"allow_interspersed_args": False},  # behind SOCKET every word is the command's
     short_help="Start a QEMU whose network is a connected socket.",
 )

@@ -23,6 +23,7 @@ from supervisor.attach.http import HttpAttach
 from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Attachment, Host, Listener
 from supervisor.attach.options import Options
+from supervisor.attach.stdio import StdioListener
 from supervisor.capture_file import CaptureFile
 from supervisor.captures import Captures
 from supervisor.children import Zygote
@@ -202,14 +203,22 @@ class Service:
         await zygote.wait_ready()
         for listener, options in listeners:
             network = networks[options.network]
-            let_in = functools.partial(self._attach, vms, network, options, stop)
+            let_in = functools.partial(self._attach, vms, network, options, stop, notifications)
             listener.start(Host(let_in, network.spec.mtu, uuid_macs.mac_of, notifications.hypervisor_error))
 
     def _attach(
-        self, vms: Vms, network: Network, options: Options, stop: asyncio.Event, attachment: Attachment
+        self,
+        vms: Vms,
+        network: Network,
+        options: Options,
+        stop: asyncio.Event,
+        notifications: Notifications,
+        attachment: Attachment,
     ) -> None:
         def end(closed: asyncio.Future[str]) -> None:
             if not stop.is_set():
+                if attachment.kind == StdioListener.kind:  # no other VM can take its place
+                    notifications.hypervisor_error()
                 peer = attachment.peer or attachment.listener
                 reason = {"eof": "EOF"}.get(closed.result(), closed.result())
                 self.reason = f"cannot receive packets from {peer}, disconnecting: {reason}"

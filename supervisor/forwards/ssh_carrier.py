@@ -76,6 +76,7 @@ class Carrier:
         self._channel = channel
         self._connection: asyncssh.SSHClientConnection | None = None
         self._connecting = asyncio.Lock()
+        self._name = f"{destination.user}@{destination.host}:{destination.port}{destination.path}"
 
     async def carry(self, client: socket.socket) -> None:
         """Serve a client to its end."""
@@ -83,7 +84,7 @@ class Carrier:
         try:
             ssh_reader, ssh_writer = await self._open()
         except NotReached as error:
-            log.warning("%s@%s:%d%s: %s", self._to.user, self._to.host, self._to.port, self._to.path, error)
+            log.warning("%s: %s", self._name, error)
             writer.transport.abort()
             return
         try:
@@ -134,13 +135,15 @@ class Carrier:
         except KEY_ERRORS as error:
             raise NotReached(f"the key in {self._to.key} cannot be used: {error}") from error
         delay, reason = FIRST_DELAY, ""
-        for _ in range(TRIES):
+        for tries in range(TRIES):
             try:
                 return await self._try_to_connect(key)
             except FINAL_ERRORS as error:
                 raise NotReached(f"the SSH server refused: {error}") from error
             except (OSError, TimeoutError, asyncssh.Error) as error:
                 reason = str(error) or "no answer"
+            if tries == 0:
+                log.info("%s: no SSH server yet (%s); a client waits for it", self._name, reason)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
         raise NotReached(f"no SSH server after {TRIES} tries: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from supervisor.errors import ConfigError
 
 NULLS = ("", "~", "null", "Null", "NULL")
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Text stays text, merge keys (``<<``) merge. YAML 1.1, which PyYAML reads otherwise, takes 52:54:00:12:34:56 for a
+    number."""
+
+    yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<$"))]}  # noqa: RUF012  # as PyYAML has it
 
 
 class _Model(BaseModel):
@@ -97,9 +105,8 @@ class ConfigFile(_Model):
 
 def read(file: Path) -> ConfigFile:
     """What a file says. Raises ConfigError."""
-    # BaseLoader: text stays text. YAML 1.1, which PyYAML reads otherwise, takes 52:54:00:12:34:56 for a number.
     try:
-        return ConfigFile.model_validate(yaml.load(file.read_text(encoding="utf-8"), yaml.BaseLoader) or {})
+        return ConfigFile.model_validate(yaml.load(file.read_text(encoding="utf-8"), _TextLoader) or {})
     except OSError as error:
         reason = f"open {file}: {(error.strerror or str(error)).lower()}"
         raise ConfigError(f"failed to read config file: {reason}") from error

@@ -58,6 +58,13 @@ def test_under_a_name_of_gvproxys_it_is_that_program(tmp_path: Path, name: str) 
     assert ended.stdout.startswith(f"{name} version ")
 
 
+def test_under_the_name_qemu_wrapper_it_is_that_program(tmp_path: Path) -> None:
+    link = tmp_path / "qemu-wrapper"
+    link.symlink_to(Path(sys.executable).with_name("moorage"))
+    ended = subprocess.run([link, "/none", "qemu", "-h"], capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stderr) == (1, "moorage: cannot connect to /none: No such file or directory\n")
+
+
 def test_gvproxys_arguments_reach_it_untouched() -> None:
     argv = [sys.executable, "-P", "-m", "cli", "gvproxy", "-listen=x", "-debug", "-version=0", "-nope"]
     ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)

@@ -99,6 +99,22 @@ def test_every_key_does_what_it_says_and_unknown_ones_are_ignored(host: Namespac
     assert "gvproxy exiting: cannot receive packets from" in log
 
 
+def test_anchors_and_merge_keys_are_yamls(tmp_path: Path) -> None:
+    """YAML, as Go's yaml.v3 reads it; numbers, MACs and booleans as their keys have them"""
+    write(
+        tmp_path,
+        """
+common: &common {mtu: 4000, gatewayMacAddress: 52:54:00:12:34:56}
+forwards: [&first {socket: /a, dest: /b, user: core, identity: /id}, {<<: *first, socket: /c}]
+stack: {<<: *common, debug: true, hostIP: ~}
+""",
+    )
+    file = read(tmp_path / "gvproxy.yaml")
+    assert (file.stack.mtu, file.stack.gateway_mac, file.stack.debug) == (4000, "52:54:00:12:34:56", True)
+    assert file.stack.host_ip == ""
+    assert [(row.socket, row.dest) for row in file.forwards] == [("/a", "/b"), ("/c", "/b")]
+
+
 def test_with_a_file_the_defaults_of_the_command_line_are_not_set_up(host: Namespace, tmp_path: Path) -> None:
     """Only without `-config`: DNS zones, search domains, forward 127.0.0.1:sshPort, static lease, UUID. With `-config`
     those are all empty (`/services/dns/all` returns `null`); `-ssh-port` is ignored (warning)"""

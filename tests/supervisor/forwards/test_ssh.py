@@ -268,6 +268,26 @@ def test_what_cannot_be_reached_ends_the_client_and_says_why(
     assert [reason in line for line in said] == [True] * bool(reason), said
 
 
+def test_a_server_that_never_comes_ends_the_client_and_says_so_at_once_and_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sshd on deviceIP:22 tried up to 60 times; final failure ends gvproxy. Better: it ends the client."""
+
+    async def scenario(scene: Scene) -> None:
+        scene.refused_calls = 1000
+        async with scene.carrying(scene.destination()):
+            assert await scene.ask(b"?") == b""
+            scene.refused_calls = 0
+            assert await scene.ask(b"?") == b"echo: ?"
+
+    monkeypatch.setattr(ssh_carrier, "TRIES", 3)
+    caplog.set_level("INFO", "moorage.ssh")
+    play(tmp_path, scenario)
+    first, last = [record.getMessage() for record in caplog.records if record.name == "moorage.ssh"]
+    assert first.startswith(f"core@192.168.127.2:22{tmp_path}/inside: no SSH server yet (")
+    assert f"core@192.168.127.2:22{tmp_path}/inside: no SSH server after 3 tries: " in last
+
+
 def test_a_host_key_that_is_known_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario(scene: Scene) -> None:
         (tmp_path / ".ssh").mkdir()
