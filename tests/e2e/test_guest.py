@@ -65,8 +65,7 @@ def test_download_arrives_whole(guest: Guest, files: FileServer) -> None:
 
 def test_upload_arrives_whole(guest: Guest, files: FileServer, probe: Path) -> None:
     path = f"/upload/{guest.mac}"
-    head = f"POST {path} HTTP/1.0\\r\\nContent-Length: {SIZE}\\r\\n\\r\\n"
-    answer = guest.sh(f"(printf '{head}'; {guest.probe} random {SIZE} 7) | busybox nc {HOST} {files.port}", timeout=120)
+    answer = guest.sh(f"{guest.probe} post {HOST} {files.port} {path} {SIZE} 7", timeout=120)
     expected = random_sha256(probe, SIZE, 7)
     assert files.received[path] == (SIZE, expected)
     assert answer.endswith(expected)

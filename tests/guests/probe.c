@@ -1,6 +1,8 @@
 /* What busybox cannot do inside a guest; static, so that it runs in the QEMU guest's initramfs too.
  *
  *   probe random SIZE SEED         SIZE bytes that depend on SEED alone, to standard output
+ *   probe post HOST PORT PATH SIZE SEED
+ *                                  uploads the same by HTTP/1.0 in large pieces; prints the answer
  *   probe udp HOST PORT SIZE...    sends a datagram of each size, expects it back; prints "SIZE ok" or what happened
  */
 #define _GNU_SOURCE
@@ -22,20 +24,40 @@ static uint64_t next_random(uint64_t *state) {  /* xorshift64*, Vigna 2016 */
     return *state * UINT64_C(2685821657736338717);
 }
 
-static int write_random(size_t size, uint64_t seed) {
+static int write_random(int fd, size_t size, uint64_t seed) {
     static uint64_t block[8192];
     uint64_t state = seed + 1;
     while (size) {
         for (size_t i = 0; i < sizeof block / sizeof *block; i++) block[i] = next_random(&state);
         size_t wanted = size < sizeof block ? size : sizeof block, done = 0;
         while (done < wanted) {
-            ssize_t n = write(1, (char *)block + done, wanted - done);
+            ssize_t n = write(fd, (char *)block + done, wanted - done);
             if (n < 0) { perror("write"); return 1; }
             done += (size_t)n;
         }
         size -= wanted;
     }
     return 0;
+}
+
+static int open_to(int type, const char *host, const char *port) {
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
+    int fd = socket(AF_INET, type, 0);
+    if (inet_aton(host, &to.sin_addr) && !connect(fd, (void *)&to, sizeof to)) return fd;
+    perror("connect");
+    return -1;
+}
+
+static int post(const char *host, const char *port, const char *path, const char *size, const char *seed) {
+    static char answer[4096];
+    ssize_t n;
+    int fd = open_to(SOCK_STREAM, host, port);
+    if (fd < 0) return 1;
+    dprintf(fd, "POST %s HTTP/1.0\r\nContent-Length: %s\r\n\r\n", path, size);
+    if (write_random(fd, strtoull(size, 0, 10), strtoull(seed, 0, 10))) return 1;
+    while ((n = read(fd, answer, sizeof answer)) > 0) fwrite(answer, 1, (size_t)n, stdout);
+    if (n < 0) perror("read");
+    return n < 0;
 }
 
 static const char *echo(int fd, size_t size) {
@@ -54,9 +76,8 @@ static const char *echo(int fd, size_t size) {
 }
 
 static int udp(char **arguments) {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(arguments[1]))};
-    int fd = socket(AF_INET, SOCK_DGRAM, 0), failed = 0;
-    if (!inet_aton(arguments[0], &to.sin_addr) || connect(fd, (void *)&to, sizeof to)) { perror("connect"); return 1; }
+    int fd = open_to(SOCK_DGRAM, arguments[0], arguments[1]), failed = 0;
+    if (fd < 0) return 1;
     for (char **size = arguments + 2; *size; size++) {
         const char *outcome = echo(fd, (size_t)atoi(*size));
         printf("%s %s\n", *size, outcome);
@@ -67,8 +88,10 @@ static int udp(char **arguments) {
 
 int main(int count, char **arguments) {
     if (count == 4 && !strcmp(arguments[1], "random"))
-        return write_random(strtoull(arguments[2], 0, 10), strtoull(arguments[3], 0, 10));
+        return write_random(1, strtoull(arguments[2], 0, 10), strtoull(arguments[3], 0, 10));
+    if (count == 7 && !strcmp(arguments[1], "post"))
+        return post(arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]);
     if (count > 4 && !strcmp(arguments[1], "udp")) return udp(arguments + 2);
-    fputs("usage: probe random SIZE SEED | probe udp HOST PORT SIZE...\n", stderr);
+    fputs("usage: probe random SIZE SEED | probe post HOST PORT PATH SIZE SEED | probe udp HOST PORT SIZE...\n", stderr);
     return 2;
 }
