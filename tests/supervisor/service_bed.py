@@ -8,8 +8,8 @@ import os
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,10 +78,18 @@ class Host:
 
     async def expose(self, remote: str, network: str = "default", vm: str = "") -> Forward:
         """Forward a free port of this host."""
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
-        forward: Forward = await self.ask(Expose(f"127.0.0.1:{port}", remote, network=network, vm=vm))
+        with reserved_port() as port:
+            forward: Forward = await self.ask(Expose(f"127.0.0.1:{port}", remote, network=network, vm=vm))
         return forward
+
+
+@contextmanager
+def reserved_port() -> Iterator[int]:
+    """A TCP port of this host that nobody else is given meanwhile, and that can be listened on."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as who listens does: then both may have it
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
 
 
 async def connect(forward: Forward) -> str:

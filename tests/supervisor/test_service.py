@@ -24,7 +24,17 @@ from proto.messages import (
     ZoneRecord,
 )
 from supervisor.errors import StartError
-from tests.supervisor.service_bed import MAC, OTHER_MAC, Host, connect, is_alive, play, running, until
+from tests.supervisor.service_bed import (
+    MAC,
+    OTHER_MAC,
+    Host,
+    connect,
+    is_alive,
+    play,
+    reserved_port,
+    running,
+    until,
+)
 
 
 def test_each_vm_gets_its_own_worker_and_lease() -> None:
@@ -317,12 +327,12 @@ def test_a_worker_that_hangs_delays_a_question_but_does_not_stop_it_and_ends_wit
 
 def test_configured_forwards_are_there_at_every_start_and_no_state() -> None:
     async def scenario(directory: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            local = f"127.0.0.1:{probe.getsockname()[1]}"
-        configured = {"forwards": [{"local": local, "remote": "192.168.127.2:22"}]}
-        for _ in range(2):
-            async with running(directory, **configured) as host:
-                assert [forward.local for forward in await host.forwards()] == [local]
+        with reserved_port() as port:
+            local = f"127.0.0.1:{port}"
+            configured = {"forwards": [{"local": local, "remote": "192.168.127.2:22"}]}
+            for _ in range(2):
+                async with running(directory, **configured) as host:
+                    assert [forward.local for forward in await host.forwards()] == [local]
         async with running(directory) as host:
             assert not await host.forwards()
 
