@@ -215,6 +215,7 @@ def test_a_context_id_that_is_not_this_machines_is_named(vsock: Mock) -> None:
 
 
 def test_the_hint_for_a_vm_names_the_hosts_port(vsock: Mock) -> None:
+    vsock.getsockname.return_value = (ANY_CID, 40_123)
     hint = VsockListener(VsockEndpoint(None, 40_123)).attach_hint()
     vsock.bind.assert_called_once_with((ANY_CID, 40_123))
     assert hint == "in the VM: moorage agent --connect vsock://2:40123/connect"
