@@ -4,15 +4,20 @@
  *   probe post HOST PORT PATH SIZE SEED
  *                                  uploads the same by HTTP/1.0 in large pieces; prints the answer
  *   probe udp HOST PORT SIZE...    sends a datagram of each size, expects it back; prints "SIZE ok" or what happened
+ *   probe http PATH                an HTTP server on a unix socket, as podman's clients expect it: "OK" for a _ping,
+ *                                  an empty list for everything else
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum { TRIES = 3, WAIT_MS = 2000, MAX_DATAGRAM = 65507 };
@@ -86,12 +91,46 @@ static int udp(char **arguments) {
     return failed;
 }
 
+static void answer_requests(int client) {
+    char heard[8192];
+    size_t length = 0;
+    ssize_t n;
+    while ((n = read(client, heard + length, sizeof heard - 1 - length)) > 0) {
+        length += (size_t)n;
+        heard[length] = 0;
+        if (!strstr(heard, "\r\n\r\n")) continue;
+        const char *body = strstr(heard, "/_ping ") ? "OK" : "[]";
+        dprintf(client, "HTTP/1.1 200 OK\r\nLibpod-API-Version: 4.3.1\r\nContent-Type: application/json\r\n"
+                "Content-Length: %zu\r\n\r\n%s", strlen(body), body);
+        length = 0;
+    }
+}
+
+static int http(const char *path) {
+    struct sockaddr_un at = {.sun_family = AF_UNIX};
+    int listener = socket(AF_UNIX, SOCK_STREAM, 0), client;
+    strncpy(at.sun_path, path, sizeof at.sun_path - 1);
+    umask(0);  /* for every user */
+    if (bind(listener, (void *)&at, sizeof at) || listen(listener, 16)) { perror(path); return 1; }
+    signal(SIGCHLD, SIG_IGN);
+    while ((client = accept(listener, 0, 0)) >= 0) {
+        if (!fork()) {
+            answer_requests(client);
+            _exit(0);
+        }
+        close(client);
+    }
+    return 1;
+}
+
 int main(int count, char **arguments) {
     if (count == 4 && !strcmp(arguments[1], "random"))
         return write_random(1, strtoull(arguments[2], 0, 10), strtoull(arguments[3], 0, 10));
     if (count == 7 && !strcmp(arguments[1], "post"))
         return post(arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]);
     if (count > 4 && !strcmp(arguments[1], "udp")) return udp(arguments + 2);
-    fputs("usage: probe random SIZE SEED | probe post HOST PORT PATH SIZE SEED | probe udp HOST PORT SIZE...\n", stderr);
+    if (count == 3 && !strcmp(arguments[1], "http")) return http(arguments[2]);
+    fputs("usage: probe random SIZE SEED | probe post HOST PORT PATH SIZE SEED | probe udp HOST PORT SIZE..."
+          " | probe http PATH\n", stderr);
     return 2;
 }

@@ -25,8 +25,17 @@ until set -- /dev/vport*; [ -c "$1" ]; do sleep 0.1; done
 DRIVERS = ("virtio_pci", "virtio_net", "virtio_console")
 
 
-def build_initramfs(directory: Path, probe: Path, drivers: Sequence[str] = ()) -> Path:
-    """Pack busybox, kernel modules (those named and `DRIVERS`), udhcpc's script and `probe`; the archive."""
+def build_initramfs(
+    directory: Path,
+    probe: Path,
+    drivers: Sequence[str] = (),
+    script: str = COMMAND_LOOP.format(device='"$1"'),
+    files: Path | None = None,
+) -> Path:
+    """Pack busybox, kernel modules (those named and `DRIVERS`), udhcpc's script and `probe`; the archive.
+
+    `script`: what init does in the end, with the first virtio port as ``$1``; `files`: a folder of more files.
+    """
     root = directory / "initramfs"
     for folder in ("bin", "dev", "etc", "proc", "sys", "tmp"):
         (root / folder).mkdir(parents=True)
@@ -38,8 +47,10 @@ def build_initramfs(directory: Path, probe: Path, drivers: Sequence[str] = ()) -
     for module in modules:
         shutil.copy(module, root)
     (root / "modules").write_text("".join(f"{module.name}\n" for module in modules))
-    (root / "init").write_text(INIT + COMMAND_LOOP.format(device='"$1"'))
+    (root / "init").write_text(INIT + script)
     (root / "init").chmod(0o755)
+    if files is not None:
+        shutil.copytree(files, root, dirs_exist_ok=True)
     archive = directory / "initramfs.gz"
     with archive.open("wb") as packed:
         subprocess.run("find . | cpio -o -H newc --quiet | gzip -1", cwd=root, shell=True, stdout=packed, check=True)
