@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import shlex
 import socket
 import socketserver
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,18 +18,21 @@ import pytest
 from tests.guests.guest import build_probe
 from tests.guests.gvproxy import MAC, Gvproxy
 from tests.guests.host import make_host
-from tests.guests.namespace import NamespaceGuest
+from tests.guests.namespace import Namespace, NamespaceGuest
 from tests.guests.sshd import SshServer, make_server, sshd
 
 pytestmark = pytest.mark.guest
 
 VM = "192.168.127.2"
+PROXY = Path(__file__).parents[1] / "guests" / "proxy_command.py"
+SIZE = 10_000_000
 
 
 @dataclass
 class Scene:
     """gvproxy with a socket that leads to one in its VM."""
 
+    host: Namespace
     running: Gvproxy
     guest: NamespaceGuest
     server: SshServer
@@ -49,14 +55,23 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(directory / "outside"))
     flags = (
-        *("-listen", "unix://DIR/api.sock", "-ssh-port", "-1", "-forward-sock", "unix://DIR/outside"),
+        *(
+            "-listen",
+            "unix://DIR/api.sock",
+            "-listen",
+            "tcp://127.0.0.1:7779",
+            "-ssh-port",
+            "-1",
+            "-forward-sock",
+            "unix://DIR/outside",
+        ),
         *("-forward-dest", str(inside), "-forward-user", "root", "-forward-identity", str(server.key)),
     )
     with echo(inside), make_host() as host, Gvproxy(host, directory, *flags) as running:
         url = f"unix://{running.api}/connect"
         with contextlib.closing(NamespaceGuest(directory, url, MAC, build_probe(directory), host)) as guest:
             assert guest.configure().ip == VM
-            yield Scene(running, guest, server, inside)
+            yield Scene(host, running, guest, server, inside)
 
 
 @contextlib.contextmanager
@@ -103,6 +118,19 @@ def test_a_socket_of_the_host_leads_to_one_in_the_vm(scene: Scene) -> None:
         clients = [stack.enter_context(asking(scene.outside, question)) for question in questions]
         assert [answer(client) for client in clients] == [b"heard " + question for question in questions]
         assert scene.accepted() == 1
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:7779", "DIR/api.sock"], ids=["tcp", "unix"])
+def test_ssh_passes_a_tunnel_of_every_listen_address(scene: Scene, address: str) -> None:
+    """`/tunnel?ip=&port=` on `-listen tcp://host:port` and `unix:///path`; ssh-over-vsock's way; half-close kept"""
+    proxy = f"{sys.executable} {PROXY} {address.replace('DIR', str(scene.running.directory))} {VM} 22"
+    options = scene.server.options(f"ProxyCommand={proxy}")
+    command = f"head -c {SIZE} /dev/zero | ssh {shlex.join(options)} root@guest sha256sum"
+    with sshd(scene.guest, scene.server):
+        done = scene.host.run("sh", "-c", command, timeout=60)
+        seen = scene.host.run("ssh", *options, "root@guest", "echo $SSH_CONNECTION", timeout=60)
+    assert done.stdout.split() == [hashlib.sha256(bytes(SIZE)).hexdigest(), "-"], done.stderr
+    assert seen.stdout.split()[0::2] == ["192.168.127.1", VM], seen.stderr
 
 
 def test_a_vm_that_has_no_sshd_yet_is_waited_for(scene: Scene) -> None:

@@ -1,4 +1,5 @@
-"""``ssh -o ProxyCommand="python proxy_command.py SOCKET [IP PORT]"``: standard input and output to a unix socket.
+"""``ssh -o ProxyCommand="python proxy_command.py SOCKET [IP PORT]"``: standard input and output to a unix socket, or to
+``HOST:PORT``.
 
 With IP and PORT it asks for gvproxy's ``/tunnel`` there first, as ssh-over-vsock does: a GET, then two bytes, ``OK``.
 """
@@ -12,10 +13,19 @@ import sys
 import threading
 
 
-def main(path: str, *guest: str) -> None:
-    """Carry both directions until the server has said everything."""
+def connect(address: str) -> socket.socket:
+    """To a path, or to host and port."""
+    if "/" not in address:
+        host, _, port = address.rpartition(":")
+        return socket.create_connection((host, int(port)))
     sock = socket.socket(socket.AF_UNIX)
-    sock.connect(path)
+    sock.connect(address)
+    return sock
+
+
+def main(address: str, *guest: str) -> None:
+    """Carry both directions until the server has said everything."""
+    sock = connect(address)
     if guest:
         ip, port = guest
         sock.sendall(f"GET /tunnel?ip={ip}&port={port} HTTP/1.1\r\nHost: unix\r\n\r\n".encode())
