@@ -135,6 +135,7 @@ class Service:
         stack.push_async_callback(zygote.close, PATIENCE)
 
         async def on_change() -> None:
+            captures.settle()
             await switch.settle()
             await forwards.settle()
             _stop_after_last(vms, listeners, stop)
@@ -181,7 +182,8 @@ class Service:
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
         attach = HttpAttach(networks, vms.attach, api.endpoints[len(api.endpoints) - len(self._settings.services) :])
-        self._take_connections(stack, attach, Captures(vms), Tunnels(forwards))
+        captures = Captures(vms)
+        self._take_connections(stack, attach, captures, Tunnels(forwards))
         workers.start()
         control.start()
         await zygote.start()

@@ -9,7 +9,7 @@ cdef enum:
     TO_GUEST = 2  # outbound
 
 
-cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen) noexcept nogil
+cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen, int buffer_fd) noexcept nogil
 cdef void capture_close_all(Core* core) noexcept nogil
 cdef void capture_flush(Core* core) noexcept nogil
 cdef void capture_whole(Core* core, uint32_t direction, const uint8_t* frame, size_t length) noexcept nogil

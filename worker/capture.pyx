@@ -6,18 +6,23 @@ Blocks are gathered in a buffer of the capture's own and leave in one write at t
 that does not keep up loses frames, never the guest: what finds no room is counted, and the next block says how many are
 missing before it. A reader that hangs up ends its capture, and so does a descriptor that cannot be written to any more.
 
+The buffer may be a mapping of a file that outlives this process. Whoever has it knows, whatever this process was doing
+when it was killed, which bytes are still to be written to complete the block that the reader has a part of; but for the
+moment between a write and the note of how much it took, which is marked.
+
 A frame is taken where it crosses the link: before anything looks at it, or when it is queued for the guest, so that an
 offloaded segment is one long frame, with the checksum that nobody computed.
 """
 
-from libc.errno cimport EAGAIN, EINTR, EPERM, errno
+from libc.errno cimport EAGAIN, EBADMSG, EINTR, EPERM, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memmove, memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
 from posix.uio cimport iovec
 from posix.unistd cimport close, write
 
-from worker.core cimport MAX_FRAME, TAG_CAPTURE, count, token_of
+from worker.core cimport CAPTURE_ROOM, MAX_FRAME, TAG_CAPTURE, CaptureBuffer, count, token_of
 from worker.counters cimport C_CAPTURE_DROPPED, C_CAPTURE_FRAMES
 from worker.readiness cimport READY_EDGE, READY_OUT, ready_add, ready_rearm, ready_remove
 
@@ -30,7 +35,6 @@ cdef extern from "<time.h>" nogil:
         CLOCK_REALTIME
 
 cdef enum:
-    BUFFER_SIZE = 1048576
     ENHANCED_PACKET_BLOCK = 6
     OPTION_FLAGS = 2  # epb_flags
     OPTION_DROP_COUNT = 4  # epb_dropcount
@@ -39,19 +43,43 @@ cdef enum:
     TRAILER_LEN = 4
 
 
-cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen) noexcept nogil:
+cdef int open_buffer(Capture* capture, int fd) noexcept nogil:
+    """Map the file, of the size of a `CaptureBuffer`, or without one (-1) allocate; 0, or an errno."""
+    cdef CaptureBuffer* buffer
+    if fd < 0:
+        capture.buffer = <CaptureBuffer*>calloc(1, sizeof(CaptureBuffer))
+        return 0 if capture.buffer != NULL else errno
+    buffer = <CaptureBuffer*>mmap(NULL, sizeof(CaptureBuffer), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
+    if <void*>buffer == MAP_FAILED:
+        return errno
+    if buffer.writing or buffer.start > buffer.end or buffer.end > CAPTURE_ROOM:
+        munmap(buffer, sizeof(CaptureBuffer))
+        return EBADMSG
+    capture.buffer = buffer
+    capture.is_shared = True
+    return 0
+
+
+cdef void close_buffer(Capture* capture) noexcept nogil:
+    if capture.is_shared:
+        munmap(capture.buffer, sizeof(CaptureBuffer))
+    else:
+        free(capture.buffer)
+
+
+cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen, int buffer_fd) noexcept nogil:
     """Capture to a non-blocking descriptor from now on, which is the engine's then; 0, or an errno."""
     cdef Capture* capture = <Capture*>calloc(1, sizeof(Capture))
     cdef int error
     if capture == NULL:
         return errno
-    capture.data = <uint8_t*>malloc(BUFFER_SIZE)
-    if capture.data == NULL:
+    error = open_buffer(capture, buffer_fd)
+    if error:
         free(capture)
-        return errno
+        return error
     error = ready_add(&core.ready, fd, token_of(TAG_CAPTURE, capture), READY_OUT | READY_EDGE)
     if error and error != EPERM:  # a file, which is always ready
-        free(capture.data)
+        close_buffer(capture)
         free(capture)
         return error
     capture.is_watched = error == 0
@@ -67,7 +95,7 @@ cdef void end(Core* core, Capture* capture) noexcept nogil:
     if capture.is_watched:
         ready_remove(&core.ready, capture.fd)
     close(capture.fd)
-    free(capture.data)
+    close_buffer(capture)
     free(capture)
 
 
@@ -83,19 +111,24 @@ cdef void capture_close_all(Core* core) noexcept nogil:
 
 cdef bint drain(Core* core, Capture* capture) noexcept nogil:
     """Write what waits, as far as it goes; False: nobody takes it any more."""
+    cdef CaptureBuffer* buffer = capture.buffer
     cdef ssize_t n
-    while capture.start != capture.end and not capture.blocked:
-        n = write(capture.fd, capture.data + capture.start, capture.end - capture.start)
+    while buffer.start != buffer.end and not capture.blocked:
+        buffer.writing = 1
+        n = write(capture.fd, buffer.data + buffer.start, buffer.end - buffer.start)
+        if n > 0:
+            buffer.start += n
+        buffer.writing = 0
         if n >= 0:
-            capture.start += n
-        elif errno == EAGAIN:
+            continue
+        if errno == EAGAIN:
             capture.blocked = True
             ready_rearm(&core.ready, capture.fd, READY_OUT)
         elif errno != EINTR:
             return False
-    if capture.start == capture.end:
-        capture.start = 0
-        capture.end = 0
+    if buffer.start == buffer.end:
+        buffer.start = 0
+        buffer.end = 0
     return True
 
 
@@ -114,14 +147,17 @@ cdef void capture_flush(Core* core) noexcept nogil:
 
 cdef bint make_room(Core* core, Capture* capture, size_t length) noexcept nogil:
     """Whether a block of that length fits now."""
-    if length <= BUFFER_SIZE - capture.end:
+    cdef CaptureBuffer* buffer = capture.buffer
+    if length <= CAPTURE_ROOM - buffer.end:
         return True
     drain(core, capture)  # a reader that is gone is found so again at the end of the turn
-    if capture.start:
-        memmove(capture.data, capture.data + capture.start, capture.end - capture.start)
-        capture.end -= capture.start
-        capture.start = 0
-    return length <= BUFFER_SIZE - capture.end
+    if buffer.start:
+        buffer.writing = 1
+        memmove(buffer.data, buffer.data + buffer.start, buffer.end - buffer.start)
+        buffer.end -= buffer.start
+        buffer.start = 0
+        buffer.writing = 0
+    return length <= CAPTURE_ROOM - buffer.end
 
 
 cdef inline uint8_t* put(uint8_t* p, uint32_t value) noexcept nogil:
@@ -141,6 +177,7 @@ cdef uint8_t* put_option(uint8_t* p, uint32_t code, uint32_t length) noexcept no
 cdef void add_block(
     Core* core, Capture* capture, uint32_t direction, const iovec* pieces, int n, size_t length, uint64_t at
 ) noexcept nogil:
+    cdef CaptureBuffer* buffer = capture.buffer
     cdef size_t taken = length if length < capture.snaplen else capture.snaplen
     cdef size_t padded = (taken + 3) & ~<size_t>3
     cdef uint32_t total = <uint32_t>(HEADER_LEN + padded + OPTIONS_LEN + TRAILER_LEN)
@@ -149,10 +186,10 @@ cdef void add_block(
     cdef uint8_t* p
     cdef int i
     if not make_room(core, capture, total):
-        capture.dropped += 1
+        buffer.dropped += 1
         count(core, C_CAPTURE_DROPPED)
         return
-    p = capture.data + capture.end
+    p = buffer.data + buffer.end
     p = put(put(put(p, ENHANCED_PACKET_BLOCK), total), capture.interface)
     p = put(put(p, <uint32_t>(at >> 32)), <uint32_t>at)
     p = put(put(p, <uint32_t>taken), <uint32_t>length)
@@ -164,10 +201,10 @@ cdef void add_block(
     memset(p, 0, padded - taken)
     p = put(put_option(p + (padded - taken), OPTION_FLAGS, 4), direction)
     p = put_option(p, OPTION_DROP_COUNT, 8)
-    memcpy(p, &capture.dropped, 8)
+    memcpy(p, &buffer.dropped, 8)
     put(put(p + 8, 0), total)
-    capture.end += total
-    capture.dropped = 0
+    buffer.end += total
+    buffer.dropped = 0
     count(core, C_CAPTURE_FRAMES)
 
 

@@ -56,7 +56,7 @@ class Datapath(Protocol):
     def set_guest(self, mac: bytes, addresses: Sequence[bytes]) -> None: ...
     def add_peer(self, number: int, fd: int, mac: bytes, addresses: Sequence[bytes]) -> None: ...
     def remove_peer(self, number: int) -> None: ...
-    def add_capture(self, fd: int, interface: int, snaplen: int) -> None: ...
+    def add_capture(self, fd: int, interface: int, snaplen: int, buffer_fd: int) -> None: ...
 
 
 class Control:
@@ -199,8 +199,8 @@ class Control:
                 )
             case CallGuest(guest_ip, guest_port, first_bytes), [fd]:
                 self._engine.call_guest(fd, widen(pack_ipv4(guest_ip)), guest_port, first_bytes)
-            case AddCapture(interface, snaplen), [fd]:
-                self._engine.add_capture(fd, interface, snaplen)
+            case AddCapture(interface, snaplen), [fd, buffer_fd]:
+                self._engine.add_capture(fd, interface, snaplen, buffer_fd)
             case JoinSwitch(port_security), []:
                 self._engine.join_switch(port_security)
             case AddPeer(number, mac, ips), [] | [_]:

@@ -49,6 +49,7 @@ cdef enum:
     SWITCH_PREFIX_LEN = 4  # before each frame in it: its length, big-endian
     SWITCH_OFFLOADED = 0x01000000  # in that length: a virtio_net_hdr lies between it and the frame, and is part of it
     INBOX_SIZE = 524288
+    CAPTURE_ROOM = 1048544  # with its header 1 MiB
 
 cdef enum LinkKind:
     LINK_STREAM = 0  # each frame behind its length
@@ -341,6 +342,15 @@ cdef struct Switch:
     bint inbox_offloaded  # some of them
 
 
+cdef struct CaptureBuffer:
+    # Blocks on their way to a reader; `proto.captures` says who else looks at it.
+    uint64_t start
+    uint64_t end
+    uint64_t dropped  # since the last block
+    uint64_t writing  # a write is under way: how much of it went out is not known yet
+    uint8_t data[CAPTURE_ROOM]
+
+
 cdef struct Capture:
     # Somebody who gets a copy of every frame.
     Capture* next
@@ -350,10 +360,8 @@ cdef struct Capture:
     bint hung_up
     uint32_t interface  # its number in the section
     uint32_t snaplen
-    uint64_t dropped  # since the last block
-    uint8_t* data
-    size_t start
-    size_t end
+    CaptureBuffer* buffer
+    bint is_shared  # a mapping, which the next worker goes on with; not: allocated
 
 
 cdef struct NatPair:

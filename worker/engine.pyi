@@ -98,11 +98,13 @@ class Engine:
         """
     def remove_peer(self, number: int) -> None:
         """A VM is gone. Raises KeyError on an unknown number."""
-    def add_capture(self, fd: int, interface: int, snaplen: int = 0) -> None:
+    def add_capture(self, fd: int, interface: int, snaplen: int = 0, buffer_fd: int = -1) -> None:
         """Write every frame of the link, or its first `snaplen` bytes, to `fd` as a pcapng block, until it is closed at
         its other end or breaks; the engine owns it from now on, and makes it non-blocking.
 
-        `interface` is the frames' interface in the section, whose header `fd`'s reader has.
+        `interface` is the frames' interface in the section, whose header `fd`'s reader has. `buffer_fd` is a file that
+        is as `proto.captures` says, owned by the engine from now on: an engine that had it before left there what its
+        reader lacks. Raises OSError, with EBADMSG where that is not known.
         """
     def counters(self) -> dict[str, int]:
         """Every counter and gauge, by dotted name."""

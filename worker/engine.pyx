@@ -19,7 +19,7 @@ from worker.capture cimport capture_add, capture_close_all
 from worker.core cimport (
     FD_RESERVE, FLOW_TCP, FLOW_UDP, LINK_MESSAGES, LINK_STREAM, LINK_TAP, MAX_FRAME, MAX_LISTENERS,
     MAX_NAT, MAX_PEERS, MAX_SLICES, MAX_UDP_FLOWS, RX_READ, RX_SIZE, SCRATCH_SIZE, TAG_LINK, TAG_LISTENER, TAG_PYTHON,
-    Core, FlowHead, Identity, Listener, Peer, Slice, TcpFlow, UpcallEntry, Verdict, token_of,
+    CaptureBuffer, Core, FlowHead, Identity, Listener, Peer, Slice, TcpFlow, UpcallEntry, Verdict, token_of,
 )
 from worker.datagrams cimport datagrams_close, datagrams_init
 from worker.flow_table cimport table_close, table_init
@@ -444,11 +444,15 @@ cdef class Engine:
             raise KeyError(number)
         peer_remove(core, peer)
 
-    def add_capture(self, int fd, int interface, int snaplen=0):
+    def add_capture(self, int fd, int interface, int snaplen=0, int buffer_fd=-1):
+        if buffer_fd >= 0 and os.fstat(buffer_fd).st_size != sizeof(CaptureBuffer):
+            raise ValueError(f"a capture's buffer has {sizeof(CaptureBuffer)} bytes")
         os.set_blocking(fd, False)
-        cdef int error = capture_add(self._open(), fd, interface, snaplen)
+        cdef int error = capture_add(self._open(), fd, interface, snaplen, buffer_fd)
         if error:
             raise OSError(error, f"capture: {os.strerror(error)}")
+        if buffer_fd >= 0:
+            close_fd(buffer_fd)
 
     def counters(self):
         cdef Core* core = self._open()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -135,19 +136,52 @@ def _captures(service: Service, vm: str) -> bool:
         return sock.recv(65536).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_capture_ends_with_its_worker_and_the_next_worker_can_be_captured(
-    own_service: Service, attach: Attach, start: Start
+def test_a_capture_goes_on_with_the_worker_that_replaces_a_dead_one(
+    own_service: Service, attach: Attach, start: Start, tmp_path: Path
 ) -> None:
+    """As workers die: in the middle of traffic, with a block half written."""
     guest = attach(own_service)
     guest.configure()
-    first = start(guest.mac, of=own_service)
-    assert first.stdout is not None
-    assert first.stdout.read(4) == b"\x0a\x0d\x0d\x0a"
-    vm = own_service.vm(guest.mac)
-    os.kill(vm["worker_pid"], signal.SIGKILL)
-    assert first.wait(10) == 0
-    wait_for(lambda: own_service.vm(guest.mac)["worker_pid"] not in (0, vm["worker_pid"]), 10.0, "another worker")
-    wait_for(lambda: _captures(own_service, vm["id"]), 5.0, "a capture of the new worker")
+    file = tmp_path / "vm.pcapng"
+    process = start(guest.mac, "-w", str(file), of=own_service)
+    wait_for(lambda: file.exists() and file.stat().st_size, 10.0, "the capture to begin")
+
+    def seen() -> int:
+        return len(packets(file.read_bytes()))
+
+    def dropped() -> int:
+        detail = own_service.get(f"/v1/vms/{own_service.vm(guest.mac)['id']}")
+        return int(detail["counters"].get("capture.dropped", 0))
+
+    def kill_a_busy_worker() -> None:
+        before, lost = seen(), dropped()
+        pinging = guest.namespace.start("ping", "-f", "-q", "-s", "1400", GATEWAY)
+        try:
+            wait_for(lambda: seen() > before + 600, 20.0, "much traffic")
+            process.send_signal(signal.SIGSTOP)  # its socket fills, and so the worker has a part of a block left
+            wait_for(lambda: dropped() > lost, 20.0, "a full buffer")
+            worker = own_service.vm(guest.mac)["worker_pid"]
+            os.kill(worker, signal.SIGKILL)
+            wait_for(lambda: own_service.vm(guest.mac)["worker_pid"] not in (0, worker), 10.0, "another worker")
+        finally:
+            process.send_signal(signal.SIGCONT)
+            pinging.kill()
+            pinging.wait()
+
+    for _ in range(2):
+        kill_a_busy_worker()
+        before = seen()
+        guest.sh(f"ping -c 3 -i 0.2 -W 5 {GATEWAY}")
+        wait_for(functools.partial(_has_more, file, before), 10.0, "what the new worker carries")
+    shown = subprocess.run(["tcpdump", "-nr", str(file)], capture_output=True, text=True, check=True)
+    assert shown.stdout.count("ICMP echo request") > 600
+    assert interfaces(file.read_bytes()) == [own_service.vm(guest.mac)["id"]]
+    guest.close()
+    assert process.wait(10) == 0, "the VM is gone"
+
+
+def _has_more(file: Path, before: int) -> bool:
+    return len(packets(file.read_bytes())) > before
 
 
 def test_a_file_gets_all_traffic_of_all_vms_from_the_first_frame_on(attach: Attach, tmp_path: Path) -> None:

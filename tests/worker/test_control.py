@@ -46,7 +46,7 @@ class Datapath:
         self.peers: dict[int, tuple[int, bytes, Sequence[bytes]]] = {}
         self.listeners: dict[int, tuple[int, int, bytes, int, bool]] = {}
         self.calls: list[tuple[int, bytes, int, bytes]] = []
-        self.captures: list[tuple[int, int, int]] = []
+        self.captures: list[tuple[int, int, int, int]] = []
 
     def add_listener(
         self, forward_id: int, fd: int, proto: int, guest_ip: bytes, guest_port: int, *, keep_source: bool
@@ -56,8 +56,8 @@ class Datapath:
     def call_guest(self, fd: int, guest_ip: bytes, guest_port: int, first_bytes: bytes) -> None:
         self.calls.append((fd, guest_ip, guest_port, first_bytes))
 
-    def add_capture(self, fd: int, interface: int, snaplen: int) -> None:
-        self.captures.append((fd, interface, snaplen))
+    def add_capture(self, fd: int, interface: int, snaplen: int, buffer_fd: int) -> None:
+        self.captures.append((fd, interface, snaplen, buffer_fd))
 
     def remove_listener(self, forward_id: int) -> None:
         os.close(self.listeners.pop(forward_id)[0])
@@ -221,12 +221,14 @@ def test_a_connection_to_write_a_capture_to_arrives(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            await scene.channel.asend(AddCapture(2, 96), [theirs.fileno()])
+            await scene.channel.asend(AddCapture(2, 96), [theirs.fileno(), ours.fileno()])
             assert (await scene.channel.arecv())[0] == Empty()
-            fd, *rest = scene.engine.captures[0]
+            fd, *rest, buffer_fd = scene.engine.captures[0]
             assert os.fstat(fd).st_ino == os.fstat(theirs.fileno()).st_ino
+            assert os.fstat(buffer_fd).st_ino == os.fstat(ours.fileno()).st_ino
             assert rest == [2, 96]
             os.close(fd)
+            os.close(buffer_fd)
 
     play(tmp_path, scenario)
 
@@ -260,7 +262,7 @@ def test_a_fault_over_one_descriptor_does_not_keep_the_next_from_the_engine(
         with socket.socket() as sock:
             before = len(os.listdir("/proc/self/fd"))
             monkeypatch.setattr(scene.engine, "add_capture", fault)
-            await scene.channel.asend(AddCapture(2, 96), [sock.fileno()])
+            await scene.channel.asend(AddCapture(2, 96), [sock.fileno()] * 2)
             answer = (await scene.channel.arecv())[0]
             assert answer == Failure("internal", "AddCapture failed; the log says why")
             assert len(os.listdir("/proc/self/fd")) == before

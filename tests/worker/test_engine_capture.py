@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -11,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from proto.captures import BUFFER_HEADER, BUFFER_SIZE
 from tests.guests.pcapng import FROM_GUEST, TO_GUEST, Captured, packets
 from tests.worker.framebed import GATEWAY_MAC, GUEST_MAC, LINKS, TCP, Bed, arp, ethernet
 from tests.worker.guest_tcp import GuestTcp
 
 FORMS = [(link, readiness) for link in LINKS for readiness in ("epoll", "poll")]
-BUFFER_SIZE = 1048576
 
 
 class Capture:
@@ -182,6 +183,65 @@ def test_a_file_is_written_as_it_goes(bed: Bed, tmp_path: Path) -> None:
         bed.settle()
         frames = [packet.frame for packet in packets((tmp_path / "pcapng").read_bytes())]
         assert frames[::2] == [arp(n) for n in range(number + 1)]
+
+
+@pytest.fixture
+def buffer() -> Iterator[int]:
+    """As the supervisor makes it."""
+    fd = os.memfd_create("capture")
+    os.ftruncate(fd, BUFFER_SIZE)
+    yield fd
+    os.close(fd)
+
+
+def captured_to(bed: Bed, reader: socket.socket, buffer: int) -> None:
+    bed.engine.add_capture(os.dup(reader.fileno()), 0, buffer_fd=os.dup(buffer))
+
+
+@pytest.mark.parametrize("room", [1, 4096, 100_000])
+def test_another_engine_goes_on_with_the_block_that_the_reader_has_a_part_of(buffer: int, room: int) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        sent, data = [], b""
+        for generation in range(3):
+            bed = Bed()
+            captured_to(bed, theirs, buffer)
+            for number in range(100):
+                sent.append(to_guest(bytes([generation, number]) + noise(1498)))
+                assert bed.engine.send_frame(sent[-1])
+            bed.turn()
+            bed.engine.close()
+            bed.end()
+            with contextlib.suppress(BlockingIOError):
+                data += ours.recv(10_000)  # a block is cut here, or in the socket
+        bed = Bed()
+        captured_to(bed, theirs, buffer)
+        while BUFFER_HEADER.unpack(os.pread(buffer, BUFFER_HEADER.size, 0))[1]:
+            bed.turn()
+            with contextlib.suppress(BlockingIOError):
+                data += ours.recv(1 << 20)
+        bed.close()
+        with contextlib.suppress(BlockingIOError):
+            while piece := ours.recv(1 << 20):
+                data += piece
+    assert [packet.frame for packet in packets(data)] == sent
+
+
+@pytest.mark.parametrize("header", [(0, 0, 0, 1), (2, 1, 0, 0), (0, BUFFER_SIZE, 0, 0), (1 << 63, 1 << 63, 0, 0)])
+def test_a_buffer_in_which_nobody_knows_what_was_written_is_refused(
+    bed: Bed, buffer: int, header: tuple[int, ...]
+) -> None:
+    os.pwrite(buffer, BUFFER_HEADER.pack(*header), 0)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        with pytest.raises(OSError, match="Bad message"):
+            bed.engine.add_capture(theirs.fileno(), 0, buffer_fd=buffer)
+        os.ftruncate(buffer, 4096)
+        with pytest.raises(ValueError, match="buffer"):
+            bed.engine.add_capture(theirs.fileno(), 0, buffer_fd=buffer)
 
 
 def test_a_descriptor_that_is_none_is_refused(bed: Bed) -> None:
