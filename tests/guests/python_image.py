@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 LIST = """
-import importlib.util, os, pkgutil, sys
-import agent.__main__, supervisor.__main__, worker.zygote
+import importlib.metadata, importlib.util, os, pkgutil, sys
+import agent.__main__, supervisor.__main__, supervisor.gvproxy.__main__, supervisor.gunicorn_settings, worker.zygote
+import api, gunicorn.app.wsgiapp, gunicorn.glogging, gunicorn.workers.gthread
+import gunicorn.__main__ as _  # which does nothing under another name
 import dns.rdtypes
 for module in pkgutil.walk_packages(dns.rdtypes.__path__, "dns.rdtypes."):
     importlib.import_module(module.name)  # which dnspython itself does as records come
@@ -22,13 +24,14 @@ files |= {importlib.util.cache_from_source(file) for file in files if file.endsw
 with open("/proc/self/maps") as maps:
     files |= {line.split(None, 5)[5].strip() for line in maps if ".so" in line}
 files.add(os.path.realpath(sys.executable))
+files |= {str(file.locate()) for file in importlib.metadata.files("moorage") if file.name == "METADATA"}
 print(*filter(os.path.exists, files), sep="\\n")
 """
 LOADER = Path("/lib64/ld-linux-x86-64.so.2")
 
 
 def append_python(initramfs: Path, image: Path) -> None:
-    """Write `image`: the initramfs, then Python with every module of the service, its workers and the agent."""
+    """Write `image`: the initramfs, then Python with every module of the service and the agent."""
     found = subprocess.run([sys.executable, "-P", "-c", LIST], check=True, capture_output=True, text=True).stdout
     files = {name for line in found.splitlines() for name in _names(Path(line))}
     folders = {folder for file in files for folder in file.parents}
