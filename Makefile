@@ -48,7 +48,7 @@ asan: dev
 		-k 'not without_growing' $(ASAN_TESTS)
 
 test: install dev packages check asan
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: lint types
 

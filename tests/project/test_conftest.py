@@ -73,4 +73,4 @@ def test_in_ci_a_skip_is_a_failure(tmp_path: Path, processes: str) -> None:
 
 def test_a_test_marked_alone_has_no_company(tmp_path: Path) -> None:
     modules = {"some": RUNNING + IN_COMPANY, "others": RUNNING + ALONE}
-    assert outcome(tmp_path, "", "-n", "2", "--dist", "loadscope", **modules) == "15 passed"
+    assert outcome(tmp_path, "", "-n", "2", "--dist", "loadfile", **modules) == "15 passed"
