@@ -12,6 +12,7 @@ STUBBED := $(subst /,.,$(patsubst %.pyi,%,$(shell find worker -name '*.pyi')))
 SOURCES := proto supervisor worker api cli agent tests bench setup.py
 
 FUZZ_SECONDS ?= 10
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 ASAN_TESTS := tests/fuzz $(wildcard tests/worker/test_engine_*.py tests/worker/ip tests/worker/link tests/worker/switch tests/worker/tcp tests/worker/wire)
 LIBASAN = $(shell gcc -print-file-name=libasan.so)
 
@@ -45,10 +46,10 @@ asan: dev
 	MOORAGE_BUILD=asan $(BIN)/python setup.py --quiet build --build-base build/asan --build-lib build/asan/lib
 	LD_PRELOAD=$(LIBASAN) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0 MOORAGE_FUZZ_SECONDS=$(FUZZ_SECONDS) \
 		PYTHONPATH=build/asan/lib:. $(BIN)/python -P -m pytest -q -p no:cacheprovider -o faulthandler_timeout=0 \
-		-k 'not without_growing' $(ASAN_TESTS)
+		$(PARALLEL) -k 'not without_growing' $(ASAN_TESTS)
 
 test: install dev packages check asan
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 check: lint types
 
