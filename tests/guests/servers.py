@@ -195,8 +195,8 @@ def dns_server(host: Namespace, zone: str, address: str = "127.0.0.1", port: int
 
 
 @contextlib.contextmanager
-def tcp_server(host: Namespace, handle: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Runs `handle` in a thread for each connection, then closes it; yields its port on 127.0.0.1."""
+def tcp_server(host: Namespace, handle: Callable[[socket.socket], None], address: str = "127.0.0.1") -> Iterator[int]:
+    """Runs `handle` in a thread for each connection, then closes it; yields its port."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -206,7 +206,7 @@ def tcp_server(host: Namespace, handle: Callable[[socket.socket], None]) -> Iter
         daemon_threads = True
 
     with host.entered():
-        server = Server(("127.0.0.1", 0), Handler)
+        server = Server((address, 0), Handler)
     with _serving(server):
         yield server.server_address[1]
 
