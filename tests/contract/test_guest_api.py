@@ -75,6 +75,16 @@ def test_errors_are_those_of_the_hosts_api(bed: Bed) -> None:
     assert bed.expose(":1", VM) == (400, f"address {VM}: missing port in address\n")
 
 
+def test_a_body_may_come_in_chunks(bed: Bed) -> None:
+    """Go's `net/http` sends a body whose length it does not know so"""
+    asked = json.dumps({"local": ":18081", "remote": ":80"})
+    answer = bed.guest.sh(
+        f"curl -sS --max-time 10 -w '%{{http_code}}' -H 'Transfer-Encoding: chunked' -d '{asked}' {API}/expose"
+    )
+    assert answer == "200"
+    assert bed.unexpose(":18081") == (200, "")
+
+
 @pytest.mark.parametrize("path", ["", "stats", "cam", "leases", "services/dns/all", "tunnel?ip=1&port=1", "v1/vms"])
 def test_all_else_is_404(bed: Bed, path: str) -> None:
     """all else 404"""

@@ -1,7 +1,8 @@
 """The API inside a VM's network: ``http://GATEWAY/services/forwarder/{all,expose,unexpose}``, as gvproxy serves it.
 
-HTTP/1.1 (RFC 9112), as much of it as clients of these routes use: requests with a ``Content-Length`` or without a body,
-one after the other on a connection. Podman in the VM opens the ports of its containers this way.
+HTTP/1.1 (RFC 9112), as much of it as clients of these routes use: requests with a body of a length that is told, in
+chunks, or without one, one after the other on a connection. Podman in the VM opens the ports of its containers this
+way.
 
 A worker serves it to its own guest: a hostile one can keep nobody else's request waiting. What a guest may ask for, the
 supervisor decides (`supervisor.guest_forwards`).
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
@@ -26,11 +27,13 @@ from proto.messages import Forwards
 HTTP_PORT = 80
 MAX_HEAD = 16 << 10
 MAX_BODY = 64 << 10
+MAX_TRAILERS = 16
 TIMEOUT = 10.0
 """s for a request to arrive, for its answer to be taken, and between two requests; gvproxy's too."""
 PATIENCE = 5.0
 """s for the supervisor, which may have a name to look up."""
-_REQUEST_LINE = re.compile(rb"([A-Z]{1,20}) (\S+) HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,20}) (\S+) HTTP/1\.([01])")
+_CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(;[^\n]*)?\r\n")
 _END = b"\r\n\r\n"
 
 AskSupervisor = Callable[[Any, float], Awaitable[Any]]
@@ -127,19 +130,54 @@ async def read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     if line is None:
         raise BadRequest(HTTPStatus.BAD_REQUEST)
     fields = {name.strip().lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines)}
-    if b"transfer-encoding" in fields:
-        raise BadRequest(HTTPStatus.NOT_IMPLEMENTED)
-    length = fields.get(b"content-length", b"0")
-    if not length.isdigit():
-        raise BadRequest(HTTPStatus.BAD_REQUEST)
-    if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
-        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    length = _body_length(fields)
     if fields.get(b"expect", b"").lower() == b"100-continue":
         writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-    body = await reader.readexactly(int(length))
+    body = await (_read_chunks(reader) if length is None else reader.readexactly(length))
     lasts = line[3] == b"1" and fields.get(b"connection", b"").lower() != b"close"
     path = line[2].partition(b"?")[0].decode("latin-1")
     return Request(line[1].decode(), path, body, lasts)
+
+
+def _body_length(fields: Mapping[bytes, bytes]) -> int | None:
+    """Of a body; None: it comes in chunks. Raises BadRequest."""
+    coding, length = fields.get(b"transfer-encoding", b""), fields.get(b"content-length", b"0")
+    if coding and coding.lower() != b"chunked":
+        raise BadRequest(HTTPStatus.NOT_IMPLEMENTED)
+    if not length.isdigit() or (coding and b"content-length" in fields):  # RFC 9112 6.3: one of them is a lie
+        raise BadRequest(HTTPStatus.BAD_REQUEST)
+    if len(length) > len(str(MAX_BODY)) or int(length) > MAX_BODY:
+        raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return None if coding else int(length)
+
+
+async def _read_chunks(reader: asyncio.StreamReader) -> bytes:
+    """A chunked body (RFC 9112 7.1); its trailer is dropped. Raises BadRequest and EOFError."""
+    body = b""
+    while size := await _chunk_size(reader):
+        if size > MAX_BODY - len(body):
+            raise BadRequest(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        body += await reader.readexactly(size)
+        if await reader.readexactly(2) != b"\r\n":
+            raise BadRequest(HTTPStatus.BAD_REQUEST)
+    for _ in range(MAX_TRAILERS):
+        if await _read_line(reader) == b"\r\n":
+            return body
+    raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+
+async def _chunk_size(reader: asyncio.StreamReader) -> int:
+    line = _CHUNK_LINE.fullmatch(await _read_line(reader))
+    if line is None:
+        raise BadRequest(HTTPStatus.BAD_REQUEST)
+    return int(line[1], 16)
+
+
+async def _read_line(reader: asyncio.StreamReader) -> bytes:
+    try:
+        return await reader.readuntil(b"\r\n")
+    except asyncio.LimitOverrunError as error:
+        raise BadRequest(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE) from error
 
 
 def _wire(answer: Answer, lasts: bool, with_body: bool) -> bytes:

@@ -18,6 +18,7 @@ from worker.services import guest_api
 from worker.services.guest_api import MAX_BODY, MAX_HEAD, GuestApi
 
 GUEST = "192.168.127.2"
+CHUNKED = b"POST /services/forwarder/expose HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 Ask = Callable[[Any, float], Awaitable[Any]]
 
 
@@ -129,7 +130,16 @@ def test_a_refusal_is_500_with_its_sentence_and_silence_is_503() -> None:
         (b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n", 400),
         (b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1), 413),
         (b"POST / HTTP/1.1\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n", 413),
-        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", 400),
+        (CHUNKED + b"-1\r\n", 400),
+        (CHUNKED + b"\r\n", 400),
+        (CHUNKED + b"fffffffff\r\n", 400),
+        (CHUNKED + b"2\r\nabc\r\n", 400),
+        (CHUNKED + b"%x\r\n" % (MAX_BODY + 1), 413),
+        (CHUNKED + b"1\r\na\r\n%x\r\n" % MAX_BODY, 413),
+        (CHUNKED + b"0\r\n" + b"a: b\r\n" * 16, 431),
+        (CHUNKED + b"1;" + b"a" * (MAX_HEAD + 10), 431),
         (b"GET /" + b"a" * (MAX_HEAD + 10), 431),
     ],
 )
@@ -145,6 +155,20 @@ def test_a_body_at_the_limit_is_taken_and_may_be_waited_for() -> None:
     sent = post("expose", body).replace(b"Host: x\r\n", b"Expect: 100-continue\r\nConnection: close\r\n")
     heard, _ = serve(sent, hang_up=False)
     assert heard.startswith("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
+
+
+def test_a_body_may_come_in_chunks_as_go_sends_one_of_unknown_length() -> None:
+    supervisor = Supervisor()
+    body = b'c;more="x"\r\n{"local":":1\r\n10\r\n","remote":":1"}\r\n0\r\ntrailer: x\r\n\r\n'
+    heard, _ = serve(CHUNKED + body + post("unexpose", '{"local":":1"}'), supervisor)
+    assert heard.count("HTTP/1.1 200 OK\r\n") == 2
+    assert supervisor.asked[0] == GuestExpose("vm1", ":1", f"{GUEST}:1", "tcp")
+
+
+@pytest.mark.parametrize("method", ["FOO", "get", "M-SEARCH", "X"])
+def test_a_method_may_be_any_word(method: str) -> None:
+    heard, _ = serve(f"{method} /services/forwarder/all HTTP/1.1\r\n\r\n".encode(), Supervisor(Forwards(())))
+    assert heard.endswith("\r\n\r\n[]\n")
 
 
 def test_head_has_no_body() -> None:
@@ -163,3 +187,4 @@ def test_a_guest_that_says_nothing_or_half_is_hung_up_on(monkeypatch: pytest.Mon
 def test_whatever_a_guest_sends_the_connection_ends_without_a_fault(sent: bytes) -> None:
     serve(sent)
     serve(b"POST /services/forwarder/expose HTTP/1.1\r\n" + sent + b"\r\n\r\n" + sent)
+    serve(CHUNKED + b"1" + sent + b"\r\n" + sent)
