@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class CarrySsh:
     path: str
     key: str
     """A file."""
-    passphrase: str = ""
+    passphrase: str = field(default="", repr=False)
     secure: bool = False
     """Check the host key against the user's known_hosts."""
 

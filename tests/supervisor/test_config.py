@@ -198,8 +198,10 @@ def test_forwards_notification_and_services_are_settings_too(tmp_path: Path) -> 
 forwards: [{local: ":8080", remote: "web:80"}, {local: /run/s, remote: "tcp://web:80", protocol: unix}]
 notification: unix:///run/told
 services: [tcp://127.0.0.1:1]
+forward-dual-stack: true
 """
     settings = load({}, write(tmp_path, text))
+    assert (settings.forward_dual_stack, load({}, None).forward_dual_stack) == (True, False)
     assert [(forward.local, forward.protocol) for forward in settings.forwards] == [
         (":8080", "tcp"),
         ("/run/s", "unix"),
