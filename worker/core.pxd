@@ -48,6 +48,7 @@ cdef enum:
     SWITCH_BATCH = 131072  # bytes of a datagram from worker to worker
     SWITCH_PREFIX_LEN = 4  # before each frame in it: its length, big-endian
     SWITCH_OFFLOADED = 0x01000000  # in that length: a virtio_net_hdr lies between it and the frame, and is part of it
+    SWITCH_IN_LANE = 0x02000000  # in the inbox, never in a datagram: only the head of the frame lies there
     INBOX_SIZE = 524288
     CAPTURE_ROOM = 1048544  # with its header 1 MiB
 
@@ -285,6 +286,22 @@ cdef struct Backlog:
     size_t size  # bytes
 
 
+cdef struct LaneOut:
+    # Memory that we share with a peer and write (worker.switch.lane); positions count bytes.
+    uint8_t* memory  # NULL: there is none
+    uint32_t head  # where the next batch begins
+    uint32_t origin  # what lies at the beginning of the ring
+    bint refused  # it cannot be had
+
+
+cdef struct LaneIn:
+    # Memory that a peer shares with us.
+    uint8_t* memory
+    uint32_t done  # the position up to which nothing is needed any more, once the link has taken it
+    bint closed
+    Node releasing
+
+
 cdef struct Peer:
     # Another VM of the network, by the socket that leads to its worker.
     int fd
@@ -293,6 +310,8 @@ cdef struct Peer:
     bint dead
     NoteChain notes
     Backlog backlog
+    LaneOut lane_out
+    LaneIn* lane_in
     Node node
     Node pending  # has notes
     Node readable
@@ -331,6 +350,8 @@ cdef struct Switch:
     int note_count
     size_t noted  # bytes
     size_t held  # bytes in all backlogs
+    uint32_t lanes  # that we made
+    Node releasing  # lanes of peers with something on its way to the link
     NoteChain flood
     int64_t storm_credit  # us
     int64_t storm_at

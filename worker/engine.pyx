@@ -139,6 +139,7 @@ cdef class Engine:
         list_init(&core.switch.pending)
         list_init(&core.switch.readable)
         list_init(&core.switch.grave)
+        list_init(&core.switch.releasing)
 
     cdef int _init_memory(self, bint use_epoll) except -1:
         cdef Core* core = self.core

@@ -23,7 +23,7 @@ from worker.link.output cimport out_pending, out_watch
 from worker.link.stream cimport stream_receive_bytes
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_BATCH, READY_ERR, READY_IN, READY_OUT, READY_RDHUP, ready_wait
-from worker.switch.from_peers cimport switch_event, switch_receive, switch_waits
+from worker.switch.from_peers cimport switch_event, switch_receive, switch_sent, switch_waits
 from worker.switch.peers cimport peers_bury
 from worker.tcp_flows cimport tcp_bury, tcp_next_delayed_ack, tcp_send_delayed_acks, tcp_timer
 
@@ -275,6 +275,7 @@ cdef int run_until(Core* core, int64_t deadline, ReadyEvent* python_events) noex
         serve_listeners(core)
         expire(core)
         send(core)
+        switch_sent(core)
         if core.captures != NULL:
             capture_flush(core)
         bury(core)

@@ -300,9 +300,13 @@ class Bed:
         server.bind(("127.0.0.1", 0))
         return server
 
+    def on_close(self, callback: Callable[[], None]) -> None:
+        """To be called when the bed is closed."""
+        self._stack.callback(callback)
+
     def keep(self, sock: socket.socket) -> socket.socket:
         """A socket to be closed with the bed; non-blocking."""
-        self._stack.callback(sock.close)
+        self.on_close(sock.close)
         sock.setblocking(False)
         return sock
 

@@ -10,10 +10,11 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from worker.capture cimport TO_GUEST, capture_frame, capture_last_of_batch
-from worker.core cimport LINK_STREAM, OUT_SLOTS, SWITCH_OFFLOADED, SWITCH_PREFIX_LEN, count, count_by
+from worker.core cimport LINK_STREAM, OUT_SLOTS, SWITCH_IN_LANE, SWITCH_OFFLOADED, SWITCH_PREFIX_LEN, count, count_by
 from worker.counters cimport C_LINK_TX_BYTES, C_LINK_TX_DROPPED, C_LINK_TX_FRAMES
 from worker.link.output cimport out_add, out_batch_full, out_finish_frame, out_push, out_slot, put_prefix
 from worker.link.vnet cimport VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_HEADER_LEN, VNET_NEEDS_CSUM, put_vnet_plain
+from worker.switch.lane cimport LANE_ENTRY_LEN, LANE_HEAD, lane_rest
 from worker.wire._cursor cimport load_u16, load_u32, store_u16, store_u32
 from worker.wire.checksum cimport csum_add, csum_fold
 from worker.wire.ethernet cimport ETHERNET_HEADER_LEN, ETHERTYPE_IPV4
@@ -161,6 +162,13 @@ cdef bint add_offloaded(Core* core, uint8_t* header, size_t size) noexcept nogil
     return True
 
 
+cdef void add_entry(Core* core, uint8_t* entry, size_t size) noexcept nogil:
+    """Put a frame into the batch of which only the head is here, behind its virtio_net_hdr."""
+    out_add(core, entry, LANE_HEAD)
+    out_push(core, lane_rest(entry), size - LANE_HEAD)
+    count_frame(core, size - VNET_HEADER_LEN)
+
+
 cdef void capture_frames(Core* core, const uint8_t* data, size_t size) noexcept nogil:
     """Each of several frames, behind its length."""
     cdef size_t at = 0
@@ -187,6 +195,10 @@ cdef size_t deliver(Core* core, uint8_t* data, size_t size) noexcept nogil:
         return size
     while at < size and not out_batch_full(core):
         length = load_u32(data + at)
+        if length & SWITCH_IN_LANE:
+            add_entry(core, data + at + SWITCH_PREFIX_LEN, length ^ (SWITCH_IN_LANE | SWITCH_OFFLOADED))
+            at += SWITCH_PREFIX_LEN + LANE_ENTRY_LEN
+            continue
         if not length & SWITCH_OFFLOADED:
             add_frame(core, data + at + SWITCH_PREFIX_LEN, length)
         else:

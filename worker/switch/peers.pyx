@@ -14,6 +14,7 @@ from worker.core cimport INBOX_SIZE, MAX_NOTES, TAG_PEER, Note, token_of
 from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
 from worker.readiness cimport READY_EDGE, READY_IN, ready_add, ready_remove
 from worker.switch.backlog cimport backlog_forget
+from worker.switch.lane cimport lanes_close, lanes_release
 from worker.switch.mac_table cimport macs_close, macs_find, macs_forget, macs_init, macs_put
 
 cdef enum:
@@ -35,6 +36,7 @@ cdef void switch_close(Core* core) noexcept nogil:
     while not list_empty(&core.switch.peers):
         peer_remove(core, <Peer*>core.switch.peers.next.owner)
     peers_bury(core)
+    lanes_release(core)
     macs_close(&core.switch.macs)
     free(core.switch.notes)
     free(core.switch.inbox)
@@ -69,6 +71,7 @@ cdef Peer* peer_add(Core* core, unsigned int number) noexcept nogil:
 cdef void disconnect(Core* core, Peer* peer) noexcept nogil:
     if peer.fd >= 0:
         backlog_forget(core, peer)
+        lanes_close(core, peer)
         ready_remove(&core.ready, peer.fd)
         close_fd(peer.fd)
         peer.fd = -1

@@ -26,6 +26,7 @@ from worker.hostio cimport MSG_DONTWAIT, MSG_NOSIGNAL, msghdr, sendmsg
 from worker.link.vnet cimport VNET_GSO_NONE, VNET_HEADER_LEN, VNET_NEEDS_CSUM
 from worker.lists cimport Node, list_add, list_pop
 from worker.switch.backlog cimport backlog_hold
+from worker.switch.lane cimport lane_send
 from worker.switch.peers cimport longest_frame, peer_with
 from worker.switch.port_security cimport (
     SPEECH_FINE, SPEECH_FORGED_IP, SPEECH_FORGED_MAC, SPEECH_FORGED_ROUTER, SPEECH_LOCAL, speech_of,
@@ -128,7 +129,7 @@ cdef bint reach(Core* core, Peer* peer, iovec* pieces, int n) noexcept nogil:
     if peer.fd < 0:
         return False
     if peer.backlog.first == NULL:
-        if send_now(core, peer, pieces, n):
+        if lane_send(core, peer, pieces, n) or send_now(core, peer, pieces, n):
             return True
         if errno != EAGAIN:
             return False

@@ -1,0 +1,454 @@
+"""What is long goes from worker to worker through memory they share; neither can do the other harm by it."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import random
+import resource
+import socket
+from collections.abc import Callable
+from functools import partial
+
+import dpkt
+import pytest
+
+from tests.worker import vnet
+from tests.worker.framebed import attempt, wide
+from tests.worker.switch.lan import Port, Worker, connect, lan
+from tests.worker.switch.test_offloads import MSS, OFFLOADED, TCP_CHECKSUM, tcp
+from tests.worker.test_engine_capture import Capture
+
+PAGE, RING = 4096, 1 << 20
+IN_LANE = 0x02000000
+MAC, IP = b"\x52\x54\0\0\0\x09", "192.168.127.9"
+REFERENCE_LEN = 12
+HEAD = 256
+FRAME = 60_066
+"""Of a packet with 60,000 bytes of payload, without what is before it."""
+
+
+def long_message(sender: Port, to: Port | Worker, payload: bytes) -> bytes:
+    """A TCP packet of many segments, behind its virtio_net_hdr."""
+    if isinstance(to, Port):
+        return vnet.partial(tcp(sender, to, payload), TCP_CHECKSUM, MSS)
+    other = Port.__new__(Port)
+    other.mac, other.ip = to.mac, socket.inet_ntoa(to.ip)
+    return vnet.partial(tcp(sender, other, payload), TCP_CHECKSUM, MSS)
+
+
+def batch(*messages: bytes) -> bytes:
+    """As it lies in a datagram or in the ring."""
+    return b"".join((len(message) | OFFLOADED).to_bytes(4, "big") + message for message in messages)
+
+
+class Lane:
+    """The test's mapping of a ring."""
+
+    def __init__(self, fd: int, port: Port) -> None:
+        self.memory = mmap.mmap(fd, PAGE + RING)
+        os.close(fd)
+        port.on_close(self.memory.close)
+
+    @property
+    def position(self) -> int:
+        """How far the receiver is done."""
+        return int.from_bytes(self.memory[:4], "little")
+
+    @position.setter
+    def position(self, value: int) -> None:
+        self.memory[:4] = value.to_bytes(4, "little")
+
+    def at(self, offset: int, size: int) -> bytes:
+        return self.memory[PAGE + offset : PAGE + offset + size]
+
+    def put(self, offset: int, data: bytes) -> None:
+        self.memory[PAGE + offset : PAGE + offset + len(data)] = data
+
+
+class Receiver(Worker):
+    """A worker played by the test that is sent long batches."""
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(port, MAC, IP)
+        self.port = port
+        self.lane: Lane
+        self.lanes = 0
+
+    def batches(self) -> list[tuple[bytes, int]]:
+        """What waits: each batch, and the position behind it (-1: it came by the socket)."""
+        return [(read(), position) for read, position in self.arrivals()]
+
+    def arrivals(self) -> list[tuple[Callable[[], bytes], int]]:
+        """The same, each to be read when the test wants it."""
+        found: list[tuple[Callable[[], bytes], int]] = []
+        while got := attempt(lambda: socket.recv_fds(self.sock, 1 << 18, 2)):
+            data, fds, _, _ = got
+            if fds:
+                (fd,) = fds
+                seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+                assert seals & fcntl.F_SEAL_SHRINK, "who is sent it may rely on it"
+                self.lane = Lane(fd, self.port)
+                self.lanes += 1
+            elif len(data) == REFERENCE_LEN:
+                offset, size, position = (int.from_bytes(data[i : i + 4], "big") for i in (0, 4, 8))
+                found.append((partial(self.lane.at, offset, size), position))
+            else:
+                found.append((partial(bytes, data), -1))
+        return found
+
+
+class Sender(Worker):
+    """A worker played by the test that has a ring."""
+
+    def __init__(self, port: Port) -> None:
+        super().__init__(port, MAC, IP)
+        self.port = port
+        self.lane: Lane
+
+    def offer_lane(self, size: int = PAGE + RING, seals: int = fcntl.F_SEAL_SHRINK) -> None:
+        fd = os.memfd_create("lane", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
+        os.ftruncate(fd, size)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        socket.send_fds(self.sock, [b"\0"], [fd])
+        if size == PAGE + RING:
+            self.lane = Lane(fd, self.port)
+        else:
+            os.close(fd)
+
+    def refer(self, offset: int, size: int, position: int = 0) -> None:
+        self.sock.send(b"".join(value.to_bytes(4, "big") for value in (offset, size, position)))
+
+    def message(self, to: Port, payload: bytes) -> bytes:
+        """A long message of this VM."""
+        packet = tcp(to, to, payload)
+        packet = packet[:6] + self.mac + packet[12:24] + bytes(2) + self.ip + packet[30:]
+        packet = packet[:24] + dpkt.in_cksum(packet[14:34]).to_bytes(2, "big") + packet[26:]
+        return vnet.partial(packet, TCP_CHECKSUM, MSS)
+
+
+# --- sending
+
+
+def test_only_its_place_goes_through_the_socket_and_that_for_long_batches_alone() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Receiver(one)
+        short, long = one.frame(worker.mac), long_message(one, worker, os.urandom(60_000))
+        one.offer(short)
+        one.turn()
+        assert worker.batches() == [(len(short).to_bytes(4, "big") + short, -1)]
+        for expected in ((batch(long), 4 + len(long)), (batch(long), 8 + 2 * len(long))):
+            one.link.send(long)
+            one.turn()
+            assert worker.batches() == [expected]
+        assert worker.lanes == 1
+        assert one.counter("switch.tx_bytes") == len(short) + 2 * len(long)
+
+
+def test_a_ring_that_is_full_leaves_the_rest_to_the_socket_until_there_is_room() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Receiver(one)
+        message = long_message(one, worker, bytes(60_000))
+        fits = RING // (4 + len(message))
+
+        def positions(count: int) -> list[int]:
+            for _ in range(count):
+                one.link.send(message)
+                one.turn()
+            batches = worker.batches()
+            assert [data for data, _ in batches] == [batch(message)] * count
+            return [position for _, position in batches]
+
+        taken = positions(fits)
+        assert -1 not in taken
+        assert positions(2) == [-1, -1]
+        worker.lane.position = taken[0]
+        (wrapped,) = positions(1)
+        assert wrapped == RING + 4 + len(message), "at the beginning again, behind what was left at the end"
+        assert positions(1) == [-1]
+        worker.lane.position = wrapped
+        assert positions(1) == [wrapped + 4 + len(message)]
+
+
+def test_batches_of_any_size_arrive_whole_however_late_they_are_taken() -> None:
+    chance = random.Random(4)
+    with lan(1, ("tap-vnet",), mtu=9000) as network:
+        (one,) = network.ports
+        worker = Receiver(one)
+        waiting: list[tuple[Callable[[], bytes], int]] = []
+        expected: list[bytes] = []
+        by_lane = 0
+        for _ in range(400):
+            message = long_message(one, worker, chance.randbytes(chance.randint(17_000, 64_000)))
+            one.link.send(message)
+            one.turn()
+            expected.append(batch(message))
+            for read, position in worker.arrivals():
+                by_lane += position >= 0
+                waiting.append((read, position))
+            if chance.random() < 0.1:
+                for _ in range(chance.randint(1, len(waiting))):
+                    read, position = waiting.pop(0)
+                    assert read() == expected.pop(0)
+                    if position >= 0:
+                        worker.lane.position = position
+        assert 200 < by_lane < 400
+
+
+def test_a_receiver_that_lies_about_what_it_has_taken_spoils_only_its_own() -> None:
+    chance = random.Random(7)
+    with lan(2, ("tap-vnet",)) as network:
+        one, two = network.ports
+        worker = Receiver(one)
+        for _ in range(200):
+            one.link.send(long_message(one, worker, bytes(60_000)))
+            one.turn()
+            worker.batches()
+            worker.lane.position = chance.choice((0, 1, 2**32 - 1, 2**31, chance.getrandbits(32)))
+        message = long_message(one, two, os.urandom(60_000))
+        one.link.send(message)
+        network.run_until(lambda: len(two.delivered) == len(vnet.frames(message)))
+
+
+def test_without_memory_to_share_all_goes_through_the_socket() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Receiver(one)
+        message = long_message(one, worker, bytes(60_000))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            for _ in range(3):
+                one.link.send(message)
+                one.turn()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert worker.batches() == [(batch(message), -1)] * 3
+
+
+def test_a_worker_makes_no_more_than_sixteen_rings() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        peers = []
+        for number in range(18):
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            one.keep(ours)
+            mac, ip = bytes((0x52, 0x54, 0, 0, 1, number)), f"192.168.127.{100 + number}"
+            one.engine.add_peer(100 + number, theirs.detach(), mac, [wide(ip)])
+            peer = Port.__new__(Port)
+            peer.mac, peer.ip = mac, ip
+            one.link.send(long_message(one, peer, bytes(60_000)))
+            one.turn()
+            peers.append(len(ours.recv(1 << 18)))
+        assert peers == [1] * 16 + [4 + len(long_message(one, peer, bytes(60_000)))] * 2
+
+
+# --- receiving
+
+
+@pytest.mark.parametrize("readiness", ["epoll", "poll"])
+@pytest.mark.parametrize("port_security", [True, False])
+def test_long_and_short_frames_arrive_in_the_order_they_were_sent(readiness: str, port_security: bool) -> None:
+    with lan(2, ("tap-vnet",), readiness=readiness, port_security=port_security) as network:
+        one, two = network.ports
+        expected = []
+        for number in range(100):
+            message = long_message(one, two, os.urandom(60_000))
+            short = one.frame(two.mac, number.to_bytes(4, "big"))
+            expected += [*vnet.frames(message), short]
+            for sent in (message, vnet.PLAIN + short):
+                while attempt(lambda sent=sent: one.link.send(sent)) is None:  # type: ignore[misc]
+                    network.ports[0].turn()
+                    network.ports[1].turn()
+        network.run_until(lambda: len(two.delivered) >= len(expected))
+        assert two.delivered == expected
+        assert one.counter("switch.tx_bytes") == two.counter("switch.rx_bytes")
+        assert one.counter("switch.tx_frames") == two.counter("switch.rx_frames") == 200
+
+
+def test_room_is_given_back_when_the_link_has_taken_the_frame_and_not_before() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.offer_lane()
+        message = worker.message(one, os.urandom(60_000))
+        one.reading = False
+        sent = 0
+        while not one.counter("link.blocked"):
+            worker.lane.put(sent * 65536, batch(message))
+            worker.refer(sent * 65536, len(batch(message)), sent + 1)
+            sent += 1
+            one.turn()
+        assert worker.lane.position < sent
+        one.reading = True
+        network.run_until(lambda: len(one.delivered) == sent * len(vnet.frames(message)))
+        network.run_until(lambda: worker.lane.position == sent)
+
+
+def test_what_was_looked_at_leaves_as_it_was_looked_at() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.offer_lane()
+        message = worker.message(one, os.urandom(60_000))
+        one.reading = False
+        sent = 0
+        while not one.counter("link.blocked"):
+            worker.lane.put(0, batch(message))
+            worker.refer(0, len(batch(message)))
+            sent += 1
+            one.turn()
+        worker.lane.put(0, bytes(4 + HEAD))
+        one.reading = True
+        network.run_until(lambda: len(one.delivered) == sent * len(vnet.frames(message)))
+        assert one.delivered == vnet.frames(message) * sent
+
+
+@pytest.mark.parametrize("gone", ["the peer", "its socket", "its ring"])
+def test_what_waits_for_the_link_outlives(gone: str) -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.offer_lane()
+        message = worker.message(one, os.urandom(60_000))
+        worker.lane.put(0, batch(message))
+        one.reading = False
+        sent = 0
+        while not one.counter("link.blocked"):
+            worker.refer(0, len(batch(message)))
+            sent += 1
+            one.turn()
+        if gone == "the peer":
+            one.engine.remove_peer(99)
+        elif gone == "its socket":
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+            one.keep(ours)
+            one.engine.add_peer(99, theirs.detach(), worker.mac, [])
+        else:
+            worker.offer_lane()
+        one.reading = True
+        network.run_until(lambda: len(one.delivered) == sent * len(vnet.frames(message)))
+        assert one.delivered == vnet.frames(message) * sent
+
+
+def test_long_packets_for_a_link_that_cannot_take_them_are_cut_and_captured() -> None:
+    with lan(2, ("tap-vnet", "stream32")) as network:
+        one, two = network.ports
+        capture = Capture(two)
+        message = long_message(one, two, os.urandom(60_000))
+        one.link.send(message)
+        network.run_until(lambda: len(two.delivered) == len(vnet.frames(message)))
+        assert [packet.frame for packet in capture.read()] == two.delivered
+
+
+def test_long_packets_are_captured_whole() -> None:
+    with lan(2, ("tap-vnet",)) as network:
+        one, two = network.ports
+        capture = Capture(two)
+        message = long_message(one, two, os.urandom(60_000))
+        one.link.send(message)
+        network.run_until(lambda: len(two.delivered) == len(vnet.frames(message)))
+        assert [packet.frame for packet in capture.read()] == [message[len(vnet.PLAIN) :]]
+
+
+@pytest.mark.parametrize(
+    ("size", "seals"),
+    [(PAGE + RING, 0), (PAGE + RING - 1, fcntl.F_SEAL_SHRINK), (0, fcntl.F_SEAL_SHRINK)],
+    ids=["that can be cut short", "that is too small", "of nothing"],
+)
+def test_memory_is_not_taken(size: int, seals: int) -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.offer_lane(size, seals)
+        worker.refer(0, 100)
+        network.run_until(lambda: one.counter("switch.rx_refused") == 2)
+
+
+def test_a_descriptor_that_is_no_memory_is_closed() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        reading, writing = os.pipe()
+        socket.send_fds(worker.sock, [b"\0" * 50], [reading, writing, reading])
+        os.close(reading)
+        os.close(writing)
+        network.run_until(lambda: one.counter("switch.rx_refused") == 1)
+
+
+BAD_REFERENCES = {
+    "behind the end": (RING + 1, 100),
+    "over the end": (RING - 50, 100),
+    "far away": (2**32 - 1, 100),
+    "too much": (0, (1 << 17) + 1),
+    "more than there is": (0, 2**32 - 1),
+    "half a frame": (0, 4 + FRAME // 2),
+    "less than a length": (0, 3),
+}
+
+
+@pytest.mark.parametrize(("offset", "size"), BAD_REFERENCES.values(), ids=BAD_REFERENCES)
+def test_a_reference_to_what_is_not_there_is_refused(offset: int, size: int) -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.refer(offset, size)  # there is no ring at all yet
+        worker.offer_lane()
+        message = worker.message(one, os.urandom(60_000))
+        worker.lane.put(0, batch(message))
+        worker.refer(offset, size)
+        worker.refer(0, len(batch(message)))
+        network.run_until(lambda: len(one.delivered) == len(vnet.frames(message)))
+        assert one.counter("switch.rx_refused") == 2
+
+
+def test_a_frame_in_the_ring_that_is_forged_or_garbled_is_refused() -> None:
+    chance = random.Random(11)
+    with lan(2, ("tap-vnet",)) as network:
+        one, two = network.ports
+        worker = Sender(one)
+        worker.offer_lane()
+        message = worker.message(one, os.urandom(60_000))
+        forged = message[:16] + two.mac + message[22:]
+        worker.lane.put(0, batch(forged))
+        worker.refer(0, len(batch(forged)))
+        network.run_until(lambda: one.counter("switch.rx_refused") == 1)
+        for _ in range(2000):
+            garbled = bytearray(batch(message))
+            for _ in range(chance.randint(1, 8)):
+                garbled[chance.randrange(80)] = chance.getrandbits(8)
+            worker.lane.put(0, bytes(garbled))
+            worker.refer(0, len(garbled))
+            one.engine.run(0)
+            while attempt(lambda: one.link.recv(1 << 18)):
+                pass
+
+
+def test_a_datagram_cannot_say_that_its_frame_lies_elsewhere() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        message = worker.message(one, bytes(1000))
+        entry = (60_000 | OFFLOADED | IN_LANE).to_bytes(4, "big") + message[:HEAD] + bytes(8)
+        worker.sock.send(entry)
+        worker.sock.send(entry[:4] + bytes(70_000))
+        network.run_until(lambda: one.counter("switch.rx_refused") == 2)
+        assert one.delivered == []
+
+
+def test_two_engines_make_each_a_ring_for_its_own_direction() -> None:
+    with lan(2, ("tap-vnet",)) as network:
+        one, two = network.ports
+        for sender, to in ((one, two), (two, one)) * 20:
+            message = long_message(sender, to, os.urandom(60_000))
+            to.delivered.clear()
+            sender.link.send(message)
+            network.run_until(lambda to=to, message=message: to.delivered == vnet.frames(message))  # type: ignore[misc]
+        connect(one, two)  # a worker was replaced: new sockets, new rings
+        message = long_message(one, two, os.urandom(60_000))
+        two.delivered.clear()
+        one.link.send(message)
+        network.run_until(lambda: two.delivered == vnet.frames(message))
