@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import logging.config
 import os
-import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -31,6 +31,8 @@ from supervisor.limits import raise_open_files
 from supervisor.service import Service
 
 COMMAND = "gvproxy"
+REMOVER = ("/bin/sh", "-c", 'trap "" HUP INT TERM; read -r _; rm -rf -- "$0"')
+"""Removes the directory it is given when its standard input ends, which it does with the process at the other end."""
 
 log = logging.getLogger(COMMAND)
 
@@ -129,29 +131,19 @@ def _take_name() -> None:
 
 @contextlib.contextmanager
 def _own_directory() -> Iterator[Path]:
-    """A directory that goes with this process, also when it is killed: a child outlives it and removes the directory.
+    """A directory that goes with this process, also when it is killed: a child that outlives it removes it.
 
-    To be called while there is nothing but the one thread: the child is a copy. Raises StartError.
+    Raises StartError.
     """
     try:
-        directory = tempfile.mkdtemp(prefix="gvproxy-")
-        ours, theirs = os.pipe()
-        child = os.fork()
+        directory = tempfile.mkdtemp(prefix="moorage-")
+        remover = subprocess.Popen([*REMOVER, directory], stdin=subprocess.PIPE, start_new_session=True)
     except OSError as error:
         raise StartError(f"cannot use a temporary directory: {error.strerror or error}") from error
-    if child == 0:
-        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(signum, signal.SIG_IGN)
-        os.close(theirs)
-        os.read(ours, 1)  # which ends with the other process
-        shutil.rmtree(directory, ignore_errors=True)
-        os._exit(0)
-    os.close(ours)
     try:
         yield Path(directory)
     finally:
-        os.close(theirs)
-        os.waitpid(child, 0)
+        remover.communicate()
 
 
 @contextlib.contextmanager
