@@ -172,6 +172,15 @@ def bound_endpoint(sock: socket.socket) -> StreamEndpoint:
     return VsockEndpoint(None if address[0] == socket.VMADDR_CID_ANY else address[0], address[1])
 
 
+def endpoint_file(endpoint: Endpoint) -> tuple[int, int] | None:
+    """Device and inode of what is on a unix endpoint's path: a socket bound there keeps both while it is open."""
+    if isinstance(endpoint, UnixEndpoint):
+        with contextlib.suppress(FileNotFoundError):
+            file = os.stat(endpoint.path)
+            return file.st_dev, file.st_ino
+    return None
+
+
 def unlink_endpoint(endpoint: Endpoint) -> None:
     """Remove a unix endpoint's file, if it is there."""
     if isinstance(endpoint, UnixEndpoint):

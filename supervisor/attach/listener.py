@@ -24,6 +24,7 @@ from supervisor.endpoints import (
     UnixEndpoint,
     UrlForm,
     bound_endpoint,
+    endpoint_file,
     join_host_port,
     listen,
     unlink_endpoint,
@@ -104,6 +105,7 @@ class AcceptingListener(Listener):
 
     def __init__(self, endpoint: Endpoint, options: Options = NO_OPTIONS) -> None:
         self._sock, self.endpoint = self._listen(endpoint)
+        self._file = endpoint_file(self.endpoint)
         self._options = options
         self._host: Host | None = None
         self._pause: asyncio.TimerHandle | None = None
@@ -117,8 +119,11 @@ class AcceptingListener(Listener):
             asyncio.get_running_loop().remove_reader(self._sock)
         if self._pause is not None:
             self._pause.cancel()
+        # podman has QEMU bind its monitor to the path of the listener it came by.
+        is_ours = endpoint_file(self.endpoint) == self._file
         self._sock.close()
-        unlink_endpoint(self.endpoint)
+        if is_ours:
+            unlink_endpoint(self.endpoint)
 
     @abc.abstractmethod
     def _listen(self, endpoint: Endpoint) -> tuple[socket.socket, Endpoint]:

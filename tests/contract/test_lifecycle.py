@@ -194,6 +194,19 @@ def test_a_qemu_that_disconnects_ends_it_with_status_0(host: Namespace, tmp_path
     assert not (tmp_path / "pid").exists()
 
 
+def test_a_path_that_another_has_taken_stays_the_others(host: Namespace, tmp_path: Path) -> None:
+    """podman has QEMU bind its monitor to the path of -listen-qemu; better: an end does not unlink it"""
+    with (
+        Gvproxy(host, tmp_path, *SOCKETS, *NO_SSH) as running,
+        running.attach(),
+        socket.socket(socket.AF_UNIX) as other,
+    ):
+        running.qemu.unlink()
+        other.bind(str(running.qemu))
+        assert running.stop() == 0
+        assert running.qemu.is_socket()
+
+
 def test_a_bess_client_that_disconnects_ends_it_with_status_0(host: Namespace, tmp_path: Path) -> None:
     """BESS disconnect ends the whole process (exit 0)"""
     with Gvproxy(host, tmp_path, "-listen-bess", "unixpacket://DIR/bess", *NO_SSH) as running:
