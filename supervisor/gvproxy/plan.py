@@ -147,11 +147,11 @@ def _listener(kind: str, url: str, options: Options) -> ListenerSpec:
 
 
 def _api(url: str) -> StreamEndpoint:
-    scheme, _, rest = url.partition("://")
-    if scheme not in ("unix", "tcp", "vsock", "unixpacket"):
+    given = urlsplit(url)
+    if given.scheme not in ("unix", "tcp", "vsock", "unixpacket"):
         raise StartError("unexpected scheme")
-    if scheme == "vsock":
-        url = f"vsock://{rest.partition('/')[0]}"  # a path means nothing there
+    if given.scheme == "vsock":
+        url = f"vsock://{given.netloc}"  # a path means nothing there
     try:
         endpoint = _plain(parse_endpoint(_with_host(url), API_FORMS))
     except ValueError as error:

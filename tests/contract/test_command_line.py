@@ -323,6 +323,11 @@ def test_unixpacket_serves_the_api_in_packets(host: Namespace, tmp_path: Path) -
             while len(answer) < 2 + len(ANSWER):
                 answer += link.recv(4096)
             assert answer[2:] == ANSWER
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as tunnel:
+            tunnel.settimeout(15)
+            tunnel.connect(str(api))
+            tunnel.send(b"POST /tunnel?ip=192.168.127.77&port=22 HTTP/1.1\r\nHost: \r\n\r\n")
+            assert tunnel.recv(4096) == b"OK"
     assert not api.exists()
     assert not services.exists()
 
