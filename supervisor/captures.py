@@ -103,9 +103,10 @@ def _make_buffer() -> int:
 
 
 def _is_known(buffer: int) -> bool:
-    """Whether a worker that died has told what the reader has."""
-    *_, writing = BUFFER_HEADER.unpack(os.pread(buffer, BUFFER_HEADER.size, 0))
-    return not writing
+    """Whether a worker that died has told what the reader lacks."""
+    start, end, _, writing = BUFFER_HEADER.unpack(os.pread(buffer, BUFFER_HEADER.size, 0))
+    known: bool = start <= end <= BUFFER_SIZE - BUFFER_HEADER.size and not writing
+    return known
 
 
 def _watch(fd: int) -> asyncio.Future[None]:

@@ -8,7 +8,8 @@ missing before it. A reader that hangs up ends its capture, and so does a descri
 
 The buffer may be a mapping of a file that outlives this process. Whoever has it knows, whatever this process was doing
 when it was killed, which bytes are still to be written to complete the block that the reader has a part of; but for the
-moment between a write and the note of how much it took, which is marked.
+moment between a write and the note of how much it took, which is marked. The note is only written: after the beginning
+nothing here believes it, as nobody knows what else a process of a hostile guest has left running.
 
 A frame is taken where it crosses the link: before anything looks at it, or when it is queued for the guest, so that an
 offloaded segment is one long frame, with the checksum that nobody computed.
@@ -34,6 +35,13 @@ cdef extern from "<time.h>" nogil:
     enum:
         CLOCK_REALTIME
 
+cdef extern from *:
+    """
+    /* For whoever finds the memory after this process was killed, not for another processor. */
+    #define moorage_keep_order() __atomic_signal_fence(__ATOMIC_SEQ_CST)
+    """
+    void moorage_keep_order() noexcept nogil
+
 cdef enum:
     ENHANCED_PACKET_BLOCK = 6
     OPTION_FLAGS = 2  # epb_flags
@@ -41,6 +49,13 @@ cdef enum:
     HEADER_LEN = 28
     OPTIONS_LEN = 8 + 12 + 4  # flags, number of lost frames, end of options
     TRAILER_LEN = 4
+
+
+cdef void close_buffer(Capture* capture) noexcept nogil:
+    if capture.is_shared:
+        munmap(capture.buffer, sizeof(CaptureBuffer))
+    else:
+        free(capture.buffer)
 
 
 cdef int open_buffer(Capture* capture, int fd) noexcept nogil:
@@ -52,19 +67,15 @@ cdef int open_buffer(Capture* capture, int fd) noexcept nogil:
     buffer = <CaptureBuffer*>mmap(NULL, sizeof(CaptureBuffer), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
     if <void*>buffer == MAP_FAILED:
         return errno
-    if buffer.writing or buffer.start > buffer.end or buffer.end > CAPTURE_ROOM:
-        munmap(buffer, sizeof(CaptureBuffer))
-        return EBADMSG
     capture.buffer = buffer
     capture.is_shared = True
+    capture.start = buffer.start
+    capture.end = buffer.end
+    capture.dropped = buffer.dropped
+    if buffer.writing or capture.start > capture.end or capture.end > CAPTURE_ROOM:
+        close_buffer(capture)
+        return EBADMSG
     return 0
-
-
-cdef void close_buffer(Capture* capture) noexcept nogil:
-    if capture.is_shared:
-        munmap(capture.buffer, sizeof(CaptureBuffer))
-    else:
-        free(capture.buffer)
 
 
 cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen, int buffer_fd) noexcept nogil:
@@ -109,26 +120,38 @@ cdef void capture_close_all(Core* core) noexcept nogil:
         end(core, capture)
 
 
+cdef void begin_write(Capture* capture) noexcept nogil:
+    """From now on the header is no longer true."""
+    capture.buffer.writing = 1
+    moorage_keep_order()
+
+
+cdef void end_write(Capture* capture) noexcept nogil:
+    """It is again, once it says what the capture knows."""
+    capture.buffer.start = capture.start
+    capture.buffer.end = capture.end
+    moorage_keep_order()
+    capture.buffer.writing = 0
+
+
 cdef bint drain(Core* core, Capture* capture) noexcept nogil:
     """Write what waits, as far as it goes; False: nobody takes it any more."""
-    cdef CaptureBuffer* buffer = capture.buffer
     cdef ssize_t n
-    while buffer.start != buffer.end and not capture.blocked:
-        buffer.writing = 1
-        n = write(capture.fd, buffer.data + buffer.start, buffer.end - buffer.start)
+    while capture.start != capture.end and not capture.blocked:
+        begin_write(capture)
+        n = write(capture.fd, capture.buffer.data + capture.start, capture.end - capture.start)
         if n > 0:
-            buffer.start += n
-        buffer.writing = 0
-        if n >= 0:
+            capture.start += n
+        if capture.start == capture.end:
+            capture.start = 0
+            capture.end = 0
+        end_write(capture)
+        if n >= 0 or errno == EINTR:
             continue
-        if errno == EAGAIN:
-            capture.blocked = True
-            ready_rearm(&core.ready, capture.fd, READY_OUT)
-        elif errno != EINTR:
+        if errno != EAGAIN:
             return False
-    if buffer.start == buffer.end:
-        buffer.start = 0
-        buffer.end = 0
+        capture.blocked = True
+        ready_rearm(&core.ready, capture.fd, READY_OUT)
     return True
 
 
@@ -147,17 +170,16 @@ cdef void capture_flush(Core* core) noexcept nogil:
 
 cdef bint make_room(Core* core, Capture* capture, size_t length) noexcept nogil:
     """Whether a block of that length fits now."""
-    cdef CaptureBuffer* buffer = capture.buffer
-    if length <= CAPTURE_ROOM - buffer.end:
+    if length <= CAPTURE_ROOM - capture.end:
         return True
     drain(core, capture)  # a reader that is gone is found so again at the end of the turn
-    if buffer.start:
-        buffer.writing = 1
-        memmove(buffer.data, buffer.data + buffer.start, buffer.end - buffer.start)
-        buffer.end -= buffer.start
-        buffer.start = 0
-        buffer.writing = 0
-    return length <= CAPTURE_ROOM - buffer.end
+    if capture.start:
+        begin_write(capture)
+        memmove(capture.buffer.data, capture.buffer.data + capture.start, capture.end - capture.start)
+        capture.end -= capture.start
+        capture.start = 0
+        end_write(capture)
+    return length <= CAPTURE_ROOM - capture.end
 
 
 cdef inline uint8_t* put(uint8_t* p, uint32_t value) noexcept nogil:
@@ -177,7 +199,6 @@ cdef uint8_t* put_option(uint8_t* p, uint32_t code, uint32_t length) noexcept no
 cdef void add_block(
     Core* core, Capture* capture, uint32_t direction, const iovec* pieces, int n, size_t length, uint64_t at
 ) noexcept nogil:
-    cdef CaptureBuffer* buffer = capture.buffer
     cdef size_t taken = length if length < capture.snaplen else capture.snaplen
     cdef size_t padded = (taken + 3) & ~<size_t>3
     cdef uint32_t total = <uint32_t>(HEADER_LEN + padded + OPTIONS_LEN + TRAILER_LEN)
@@ -186,10 +207,11 @@ cdef void add_block(
     cdef uint8_t* p
     cdef int i
     if not make_room(core, capture, total):
-        buffer.dropped += 1
+        capture.dropped += 1
+        capture.buffer.dropped = capture.dropped
         count(core, C_CAPTURE_DROPPED)
         return
-    p = buffer.data + buffer.end
+    p = capture.buffer.data + capture.end
     p = put(put(put(p, ENHANCED_PACKET_BLOCK), total), capture.interface)
     p = put(put(p, <uint32_t>(at >> 32)), <uint32_t>at)
     p = put(put(p, <uint32_t>taken), <uint32_t>length)
@@ -201,10 +223,13 @@ cdef void add_block(
     memset(p, 0, padded - taken)
     p = put(put_option(p + (padded - taken), OPTION_FLAGS, 4), direction)
     p = put_option(p, OPTION_DROP_COUNT, 8)
-    memcpy(p, &buffer.dropped, 8)
+    memcpy(p, &capture.dropped, 8)
     put(put(p + 8, 0), total)
-    buffer.end += total
-    buffer.dropped = 0
+    capture.end += total
+    capture.dropped = 0
+    moorage_keep_order()
+    capture.buffer.end = capture.end
+    capture.buffer.dropped = 0
     count(core, C_CAPTURE_FRAMES)
 
 

@@ -364,10 +364,10 @@ cdef struct Switch:
 
 
 cdef struct CaptureBuffer:
-    # Blocks on their way to a reader; `proto.captures` says who else looks at it.
+    # Blocks on their way to a reader, behind a copy of what this worker knows of them, for the next: `proto.captures`.
     uint64_t start
     uint64_t end
-    uint64_t dropped  # since the last block
+    uint64_t dropped
     uint64_t writing  # a write is under way: how much of it went out is not known yet
     uint8_t data[CAPTURE_ROOM]
 
@@ -381,6 +381,9 @@ cdef struct Capture:
     bint hung_up
     uint32_t interface  # its number in the section
     uint32_t snaplen
+    uint64_t dropped  # since the last block
+    size_t start  # of what waits in the buffer
+    size_t end
     CaptureBuffer* buffer
     bint is_shared  # a mapping, which the next worker goes on with; not: allocated
 

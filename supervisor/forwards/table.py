@@ -175,17 +175,10 @@ class Forwards:
         await asyncio.gather(*(forward.stop(patience) for forward in (*carried, *self._finishing)))
 
     def _named(self, asked: Unexpose, mine: Callable[[Forward], bool]) -> _Entry:
-        listed = self._entries.get((asked.protocol, asked.local))
-        alike = (
-            [listed]
-            if listed is not None
-            else [
-                entry
-                for entry in self._entries.values()
-                if (entry.protocol, entry.asked) == (asked.protocol, asked.local)
-            ]
-        )
-        found = [entry for entry in alike if mine(entry.forward)]
+        meant = asked.protocol, asked.local
+        listed = self._entries.get(meant)
+        alike = [entry for entry in self._entries.values() if (entry.protocol, entry.asked) == meant]
+        found = [entry for entry in ([listed] if listed is not None else alike) if mine(entry.forward)]
         if not found:
             raise RequestFailed.because("not-found", "proxy not found")
         if len(found) > 1:
