@@ -54,11 +54,6 @@ class Client(socket.socket):
         except TimeoutError as error:
             raise ConnectionResetError(errno.ECONNRESET, "the request does not arrive") from error
 
-    def shutdown(self, how: int) -> None:
-        """gunicorn is done with it, and would wait for the client to hang up, before it accepts anybody else."""
-        self._until = time.monotonic() + LINGER
-        super().shutdown(how)
-
     def sendall(self, data: Any, flags: int = 0) -> None:
         """Likewise."""
         if self.gettimeout() != 0.0:
@@ -67,3 +62,8 @@ class Client(socket.socket):
             super().sendall(data, flags)
         except TimeoutError as error:
             raise ConnectionResetError(errno.ECONNRESET, "the answer is not taken") from error
+
+    def shutdown(self, how: int) -> None:
+        """gunicorn is done with it, and would wait for the client to hang up, before it accepts anybody else."""
+        self._until = time.monotonic() + LINGER
+        super().shutdown(how)
