@@ -84,15 +84,15 @@ class Bed:
         client = self._stack.enter_context(Client(self.gateway.guest.command(argv)))
         client.expect_begin(PATIENCE + flows / 500)
 
-    def iperf(self, seconds: float, direction: str) -> Observation:
-        """iperf3 between the guest and the host. Raises Unmeasurable."""
+    def iperf(self, seconds: float, *options: str) -> Observation:
+        """iperf3 between the guest and the host; `options` are its own. Raises Unmeasurable."""
         self.gateway.host.start("iperf3", "-s", "-B", "127.0.0.1", "-p", str(IPERF))
-        return self._iperf(seconds, self.gateway.host_address, *(["-R"] if direction == "down" else []))
+        return self._iperf(seconds, self.gateway.host_address, *options)
 
-    def iperf_to_neighbour(self, seconds: float) -> Observation:
-        """iperf3 from the guest to another guest of the same network. Raises Unmeasurable."""
+    def iperf_to_neighbour(self, seconds: float, *options: str) -> Observation:
+        """iperf3 from the guest to another guest of the same network; `options` are its own. Raises Unmeasurable."""
         self.gateway.neighbour.start("iperf3", "-s", "-p", str(IPERF))
-        return self._iperf(seconds, NEIGHBOUR_ADDRESS)
+        return self._iperf(seconds, NEIGHBOUR_ADDRESS, *options)
 
     def _iperf(self, seconds: float, address: str, *options: str) -> Observation:
         argv = ["iperf3", "-J", "-c", address, "-p", str(IPERF), "-t", f"{seconds:g}", *options]

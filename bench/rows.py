@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from bench import idle_vms
 from bench.bed import Bed, Observation, make_bed
@@ -84,7 +86,7 @@ def _throughput() -> Iterator[Row]:
 
 def _iperf_row(mtu: int, direction: str) -> Row:
     def take(bed: Bed, seconds: float) -> Sample:
-        return iperf(bed.iperf(seconds, direction))
+        return iperf(bed.iperf(seconds, *(["-R"] if direction == "down" else [])))
 
     title = f"iperf3, MTU {mtu}, {DIRECTIONS[direction]}"
     return Row(f"iperf3/{mtu}/{direction}", title, "Gbit/s", _in_bed(take), "CPU s/GB", mtu)
@@ -214,18 +216,23 @@ def _taps() -> Iterator[Row]:
 # --- VM to VM ---------------------------------------------------------------------------------------------------------
 
 
+CONGESTION_CONTROLS = ("cubic", "bbr")
+"""Of the guests' TCP: Linux's default, and one that paces. Between VMs nothing but the guests' own TCP decides."""
+
+
 def _neighbours() -> Iterator[Row]:
-    def to_neighbour(bed: Bed, seconds: float) -> Sample:
-        return iperf(bed.iperf_to_neighbour(seconds))
+    for mtu, control, to in itertools.product((MTUS[0], MTUS[-1]), CONGESTION_CONTROLS, ("vm", "host")):
+        title = f"two VMs, iperf3 with {control}, MTU {mtu}, from one to the {'other' if to == 'vm' else to}"
+        measure = _in_bed(partial(_to_neighbour if to == "vm" else _to_host, control), neighbour=True)
+        yield Row(f"neighbour/{mtu}/{control}/{to}", title, "Gbit/s", measure, "CPU s/GB", mtu, needs="neighbour")
 
-    def to_host(bed: Bed, seconds: float) -> Sample:
-        return iperf(bed.iperf(seconds, "up"))
 
-    for mtu in (MTUS[0], MTUS[-1]):
-        for to, take in {"vm": to_neighbour, "host": to_host}.items():
-            title = f"two VMs, iperf3, MTU {mtu}, from one to the {'other' if to == 'vm' else to}"
-            measure = _in_bed(take, neighbour=True)
-            yield Row(f"neighbour/{mtu}/{to}", title, "Gbit/s", measure, "CPU s/GB", mtu, needs="neighbour")
+def _to_neighbour(control: str, bed: Bed, seconds: float) -> Sample:
+    return iperf(bed.iperf_to_neighbour(seconds, "-C", control))
+
+
+def _to_host(control: str, bed: Bed, seconds: float) -> Sample:
+    return iperf(bed.iperf(seconds, "-C", control))
 
 
 # --- memory, and how cost grows ---------------------------------------------------------------------------------------

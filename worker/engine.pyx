@@ -36,7 +36,7 @@ from worker.readiness cimport (
 )
 from worker.ring cimport RING_MAX, pool_close, pool_init
 from worker.switch.peers cimport (
-    peer_add, peer_connect, peer_find, peer_identified, peer_remove, switch_close, switch_join,
+    peer_add, peer_connect, peer_find, peer_identified, peer_remove, switch_close, switch_init, switch_join,
 )
 from worker.tcp_flows cimport tcp_reset_all
 from worker.tcp_opening cimport call_guest, send_first
@@ -135,11 +135,7 @@ cdef class Engine:
         list_init(&core.udp_grave)
         list_init(&core.listener_grave)
         list_init(&core.listeners)
-        list_init(&core.switch.peers)
-        list_init(&core.switch.pending)
-        list_init(&core.switch.readable)
-        list_init(&core.switch.grave)
-        list_init(&core.switch.releasing)
+        switch_init(core)
 
     cdef int _init_memory(self, bint use_epoll) except -1:
         cdef Core* core = self.core

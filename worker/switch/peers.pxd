@@ -10,6 +10,7 @@ cdef enum:
     MAX_PACKET = 65535
 
 
+cdef void switch_init(Core* core) noexcept nogil
 cdef int switch_join(Core* core, bint port_security, unsigned long long seed) noexcept nogil
 cdef void switch_close(Core* core) noexcept nogil
 cdef Peer* peer_find(Core* core, unsigned int number) noexcept nogil

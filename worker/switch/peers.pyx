@@ -11,7 +11,7 @@ from libc.string cimport memcmp, memcpy
 from posix.unistd cimport close as close_fd
 
 from worker.core cimport INBOX_SIZE, MAX_NOTES, TAG_PEER, Note, token_of
-from worker.lists cimport Node, list_add, list_append, list_empty, list_pop, list_remove, node_init
+from worker.lists cimport Node, list_add, list_append, list_empty, list_init, list_pop, list_remove, node_init
 from worker.readiness cimport READY_EDGE, READY_IN, ready_add, ready_remove
 from worker.switch.backlog cimport backlog_forget
 from worker.switch.lane cimport lanes_close, lanes_release
@@ -19,6 +19,15 @@ from worker.switch.mac_table cimport macs_close, macs_find, macs_forget, macs_in
 
 cdef enum:
     LEARN_AGAIN = 1000000  # us; after that a MAC that was seen before is noted anew
+
+
+cdef void switch_init(Core* core) noexcept nogil:
+    """Nobody is known yet."""
+    list_init(&core.switch.peers)
+    list_init(&core.switch.pending)
+    list_init(&core.switch.readable)
+    list_init(&core.switch.grave)
+    list_init(&core.switch.releasing)
 
 
 cdef int switch_join(Core* core, bint port_security, unsigned long long seed) noexcept nogil:
