@@ -79,7 +79,7 @@ cdef int open_buffer(Capture* capture, int fd) noexcept nogil:
 
 
 cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen, int buffer_fd) noexcept nogil:
-    """Capture to a non-blocking descriptor from now on, which is the engine's then; 0, or an errno."""
+    """Capture to a non-blocking descriptor from now on; both are the engine's then. 0, or an errno."""
     cdef Capture* capture = <Capture*>calloc(1, sizeof(Capture))
     cdef int error
     if capture == NULL:
@@ -99,6 +99,8 @@ cdef int capture_add(Core* core, int fd, uint32_t interface, uint32_t snaplen, i
     capture.snaplen = snaplen if 0 < snaplen < MAX_FRAME else MAX_FRAME
     capture.next = core.captures
     core.captures = capture
+    if buffer_fd >= 0:
+        close(buffer_fd)  # the mapping is enough
     return 0
 
 

@@ -448,8 +448,6 @@ cdef class Engine:
         cdef int error = capture_add(self._open(), fd, interface, snaplen, buffer_fd)
         if error:
             raise OSError(error, f"capture: {os.strerror(error)}")
-        if buffer_fd >= 0:
-            close_fd(buffer_fd)
 
     def counters(self):
         cdef Core* core = self._open()
