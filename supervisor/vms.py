@@ -64,8 +64,6 @@ class Worker:
         self.channel = channel
         self.network = network
         """What it was last told of its network."""
-        self.counters: dict[str, int] = {}
-        """The last it told."""
         self.is_ready = False
         """It said hello and has not ended."""
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -91,6 +89,8 @@ class Vm:
         self.greeted_by = 0
         """The pid in the last hello; it may come before the zygote tells the pid."""
         self._warned: set[str] = set()
+        self.counters_told: dict[str, int] = {}
+        """The last that its worker told; its very last words may come after its end."""
         self.counters_before: Counter[str] = Counter()
         """Of the workers it had before."""
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -104,9 +104,15 @@ class Vm:
     def counters(self) -> Counter[str]:
         """The last told by the worker, and those of the workers before."""
         total = self.counters_before.copy()
-        if self.worker is not None:
-            total.update(self.worker.counters)
+        total.update(lasting(self.counters_told) if self.worker is None else self.counters_told)
         return total
+
+    def take_worker(self, worker: Worker) -> None:
+        """The next one carries it."""
+        self.counters_before.update(lasting(self.counters_told))
+        self.counters_told = {}
+        self.runs += 1
+        self.worker = worker
 
     def warn_of(self, what: str) -> None:
         """The guest uses what is not its own: say so once, and of a guest that tries everything not for ever."""
@@ -243,7 +249,7 @@ class Vms:
             with contextlib.suppress(ChannelError):
                 answer = await self.ask(vm.id, worker, GetStats(), patience)
                 if isinstance(answer, WorkerStats):
-                    worker.counters = answer.counters
+                    vm.counters_told = answer.counters
 
         await asyncio.gather(*(ask(vm, vm.worker) for vm in self if vm.worker is not None and vm.worker.is_ready))
 
@@ -298,7 +304,7 @@ class Vms:
             log.info("%s detached: %s", vm.id, reason)
             vm.attachment.link.close()
             del self._vms[vm.id], self._tasks[vm.id]
-            self.counters_ended.update(vm.counters_before)
+            self.counters_ended.update(vm.counters())
             vm.network.forget(vm.id)
             self._events.publish(VmDetached(vm.id, reason))
             await self._on_change()
@@ -357,9 +363,9 @@ class Vms:
             raise
         finally:
             theirs.close()
-        vm.runs += 1
-        vm.worker = Worker(pid, ours, network)
-        return vm.worker
+        worker = Worker(pid, ours, network)
+        vm.take_worker(worker)
+        return worker
 
     async def _wait_end(self, vm: Vm, worker: Worker) -> int | None:
         """Wait until the worker's channel is at its end, then for its exit status."""
@@ -370,7 +376,6 @@ class Vms:
             worker.ended.set_result(None)
             worker.channel.close()
             vm.worker = None
-            vm.counters_before.update(lasting(worker.counters))
         await self._on_change()
         status = await self._zygote.exit_status(worker.pid, STATUS_PATIENCE)
         self.kill(worker)  # two workers on one link would tear its frames apart

@@ -116,6 +116,5 @@ class WorkerMessages:
         return Empty()
 
     async def _stats(self, vm: Vm, message: WorkerStats) -> None:
-        if vm.worker is not None:
-            vm.worker.counters = message.counters
+        vm.counters_told = message.counters
         self._events.publish(message)

@@ -11,6 +11,8 @@ Started as ``python fake_zygote.py FD``. A test is the VM: it writes a command a
     send N WORD        a datagram to peer N          -> ok, or the error
     heard N            a datagram of peer N          -> its word
     count N            set its counter "fake"        -> ok
+    hangup             end its channel               -> ok
+    farewell N         tell its last counters, and die
     crash, hang, close die; stop reading control; end the link as garbled
 
 A forwarded TCP port answers each connection with ``vm_id forward_id`` and closes it.
@@ -144,6 +146,23 @@ class FakeWorker:
             return str(error)
         return "ok"
 
+    async def on_end(self, command: str, *words: str) -> None:
+        match command:
+            case "hangup":
+                self.tasks[0].cancel()
+                with socket.socket(fileno=os.dup(self.channel.fileno())) as channel:
+                    channel.shutdown(socket.SHUT_RDWR)
+            case "farewell":
+                await self.requester.notify(WorkerStats(self.spawn.vm_id, {"fake": int(words[0])}))
+                await self.end("eof", by_guest=True)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "hang":
+                self.tasks[0].cancel()
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "close":
+                await self.end("frame length 4294967295 is over the limit of 131072", by_guest=False)
+
     async def obey(self, command: str, *words: str) -> str:
         match command:
             case "lease":
@@ -162,13 +181,8 @@ class FakeWorker:
                 return await self.on_switch(command, *words)
             case "count":
                 self.counters["fake"] = int(words[0])
-            case "crash":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "hang":
-                self.tasks[0].cancel()
-                os.kill(os.getpid(), signal.SIGSTOP)
-            case "close":
-                await self.end("frame length 4294967295 is over the limit of 131072", by_guest=False)
+            case "hangup" | "farewell" | "crash" | "hang" | "close":
+                await self.on_end(command, *words)
         return "ok"
 
 

@@ -23,6 +23,7 @@ from proto.messages import (
     Zone,
     ZoneRecord,
 )
+from supervisor import vms
 from supervisor.errors import StartError
 from tests.supervisor.service_bed import (
     MAC,
@@ -124,6 +125,10 @@ def test_a_garbled_link_is_closed_and_nothing_else_notices(caplog: pytest.LogCap
                 await guest.close()
 
     play(scenario)
+
+
+async def _is_empty(host: Host) -> bool:
+    return not await host.vms()
 
 
 async def _one(host: Host) -> bool:
@@ -303,6 +308,26 @@ def test_stats_are_fresh_and_count_workers_that_ended_but_not_their_flows() -> N
             await until(lambda: _one(host))
             assert await host.ask(SumStats()) == Stats({"fake": 12, "tcp.flows": 1}, 1)
             await second.close()
+
+    play(scenario)
+
+
+def test_the_last_counters_of_a_worker_count_also_when_its_channel_ends_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vms, "STATUS_PATIENCE", 10.0)
+
+    async def scenario(directory: Path) -> None:
+        async with running(directory) as host:
+            guest = await host.attach()
+            assert await guest.say("hangup") == "ok"
+
+            async def has_ended() -> bool:
+                return not any(vm.worker_pid for vm in await host.vms())
+
+            await until(has_ended)
+            await guest.say("farewell 5")
+            await guest.close()
+            await until(lambda: _is_empty(host))
+            assert (await host.ask(SumStats())).counters["fake"] == 5
 
     play(scenario)
 
