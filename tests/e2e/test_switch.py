@@ -137,8 +137,10 @@ def test_vms_reach_each_other_over_ipv6_and_none_is_anothers_router(own_service:
     ping = f"busybox ping -6 -c 1 -W 1 {link_local(other.mac)}%{one.interface}"
     wait_for(lambda: one.attempt(ping).status == 0, 10, "the other VM to answer over IPv6")
     advertisement = dpkt.icmp6.ICMP6(type=134, data=bytes((64, 0, 7, 8)) + bytes(8))
-    with LightVm(own_service.link_path, "52:54:00:00:02:02") as intruder:
+    capture = Capture(one)
+    with contextlib.closing(capture), LightVm(own_service.link_path, "52:54:00:00:02:02") as intruder:
         intruder.configure()
+        capture.until(b"joined", lambda: intruder.send(intruder.frame(b"joined", EXPERIMENT)))
         source = ipaddress.IPv6Address(link_local("52:54:00:00:02:02")).packed
         packet = dpkt.ip6.IP6(
             src=source, dst=ipaddress.IPv6Address("ff02::1").packed, nxt=58, hlim=255, data=advertisement

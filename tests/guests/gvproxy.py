@@ -52,7 +52,7 @@ class Gvproxy:
         wait_for(self._is_ready, START_TIMEOUT, "gvproxy to be ready")
 
     def _is_ready(self) -> bool:
-        assert self.process.poll() is None, self.log_text()
+        assert self.process.poll() is None, f"it ended with status {self.process.returncode}:\n{self.log_text()}"
         return READY in self.log_text()
 
     def stop(self, signum: int = signal.SIGTERM) -> int:
