@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -166,9 +167,9 @@ def _plain(endpoint: Endpoint) -> Endpoint:
 
 
 def _with_host(url: str) -> str:
-    """Go listens on every address where none is given."""
+    """Go listens on every address, IPv4 and IPv6, where none is given or 0.0.0.0."""
     host = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
-    return url.replace("tcp://:", f"tcp://{host}:", 1) if url.startswith("tcp://:") else url
+    return re.sub(r"(?i)^tcp://(0\.0\.0\.0)?:", f"tcp://{host}:", url)
 
 
 def _notification(flag: str, path: str) -> str:

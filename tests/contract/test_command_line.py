@@ -257,6 +257,15 @@ def test_listen_serves_the_api_with_connect_and_services_without(host: Namespace
         assert log.index(READY) < log.index('msg="listening unix://') < log.index("enabling services API")
 
 
+@pytest.mark.parametrize("url", ["tcp://:7777", "tcp://0.0.0.0:7777"])
+def test_listen_without_an_address_takes_ipv4_and_ipv6(host: Namespace, tmp_path: Path, url: str) -> None:
+    """`-listen tcp://host:port`: as Go's net.Listen, on all addresses where none is given or 0.0.0.0"""
+    with Gvproxy(host, tmp_path, "-listen", url, *NO_SSH):
+        for address in ("127.0.0.1", "[::1]"):
+            fetched = host.run("curl", "-sS", "--max-time", "10", f"http://{address}:7777/services/forwarder/all")
+            assert fetched.stdout == "[]\n", fetched.stderr
+
+
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o007, 0o770)])
 def test_sockets_have_the_mode_that_the_umask_leaves_and_go_at_the_end(
     host: Namespace, tmp_path: Path, mask: int, mode: int
