@@ -26,14 +26,16 @@ class Captured:
 
 def blocks(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Type and body of each whole block."""
-    while len(data) >= 8:
-        kind, length = struct.unpack_from("=II", data)
+    at = 0
+    while len(data) - at >= 8:
+        kind, length = struct.unpack_from("=II", data, at)
+        assert length >= 12
         assert length % 4 == 0
-        if len(data) < length:
+        if len(data) - at < length:
             return
-        assert struct.unpack_from("=I", data, length - 4) == (length,)
-        yield kind, data[8 : length - 4]
-        data = data[length:]
+        assert struct.unpack_from("=I", data, at + length - 4) == (length,)
+        yield kind, data[at + 8 : at + length - 4]
+        at += length
 
 
 def options(data: bytes) -> dict[int, bytes]:
