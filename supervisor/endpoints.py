@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from supervisor.errors import StartError
+from supervisor.errors import ListenError, StartError
 
 MAX_UNIX_PATH = 107
 """Bytes; sizeof(sun_path) - 1, unix(7). Other systems have less, none has more."""
@@ -157,7 +157,7 @@ def listen(endpoint: StreamEndpoint, kind: int = socket.SOCK_STREAM) -> socket.s
             sock.close()
             raise
     except OSError as error:
-        raise StartError(f"cannot listen on {endpoint}: {(error.strerror or str(error)).lower()}") from error
+        raise ListenError(endpoint, error) from error
     sock.setblocking(False)
     return sock
 

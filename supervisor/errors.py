@@ -4,6 +4,7 @@
 
     MoorageError
     +-- StartError     the world refuses: an address in use, a state of a newer release (exit status 1)
+    |   +-- ListenError    the system refuses an address to listen on
     +-- ConfigError    the operator asked for something impossible; names the setting (exit status 2)
 """
 
@@ -12,6 +13,15 @@ from proto.errors import MoorageError
 
 class StartError(MoorageError):
     """Something the service needs is not to be had."""
+
+
+class ListenError(StartError):
+    """An address cannot be listened on; `reason` is the system's."""
+
+    def __init__(self, endpoint: object, error: OSError) -> None:
+        self.endpoint = endpoint
+        self.reason = (error.strerror or str(error)).lower()
+        super().__init__(f"cannot listen on {endpoint}: {self.reason}")
 
 
 class ConfigError(MoorageError):

@@ -22,7 +22,7 @@ from supervisor.api_server import ApiServer
 from supervisor.attach.http import HttpAttach
 from supervisor.attach.kinds import ListenerSpec
 from supervisor.attach.listener import Attachment, Host, Listener
-from supervisor.attach.options import Options
+from supervisor.attach.options import NO_OPTIONS, Options
 from supervisor.attach.stdio import StdioListener
 from supervisor.capture_file import CaptureFile
 from supervisor.captures import Captures
@@ -56,10 +56,19 @@ log = logging.getLogger(__name__)
 class Service:
     """Everything the supervisor runs. `run` raises StartError or ConfigError when it cannot start."""
 
-    def __init__(self, settings: Settings, zygote_command: Sequence[str] = (), *, has_successor: bool = True) -> None:
-        """`has_successor`: should this process be killed, the next one on its directories takes over the VMs."""
+    def __init__(
+        self,
+        settings: Settings,
+        zygote_command: Sequence[str] = (),
+        *,
+        has_successor: bool = True,
+        on_loss: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`has_successor`: should this process be killed, the next one on its directories takes over the VMs; `on_loss`
+        is told in gvproxy's words of each VM whose link ends."""
         self._settings = settings
         self._has_successor = has_successor
+        self._on_loss = on_loss
         self._zygote_command = zygote_command
         is_root = os.geteuid() == 0
         self._runtime = runtime_dir(settings.runtime_dir, os.environ, is_root)
@@ -181,7 +190,9 @@ class Service:
         worker_messages = WorkerMessages(vms, forwards, switch, events, announcer)
         control = Responder(context, self._endpoint(stack, "control.sock"), Control(networks, vms, forwards).handle)
         stack.push_async_callback(control.close)
-        attach = HttpAttach(networks, vms.attach, api.endpoints[len(api.endpoints) - len(self._settings.services) :])
+        let_in = functools.partial(self._attach, vms, stop, notifications)
+        closed_at = api.endpoints[len(api.endpoints) - len(self._settings.services) :]
+        attach = HttpAttach(networks, functools.partial(let_in, NO_OPTIONS), closed_at)
         captures = Captures(vms)
         self._take_connections(stack, attach, captures, Tunnels(forwards))
         workers.start()
@@ -205,30 +216,34 @@ class Service:
         await zygote.wait_ready()
         for listener, options in listeners:
             network = networks[options.network]
-            let_in = functools.partial(self._attach, vms, network, options, stop, notifications)
-            listener.start(Host(let_in, network.spec.mtu, uuid_macs.mac_of, notifications.hypervisor_error))
+            attach_vm = functools.partial(let_in, options, network)
+            listener.start(Host(attach_vm, network.spec.mtu, uuid_macs.mac_of, notifications.hypervisor_error))
 
     def _attach(
         self,
         vms: Vms,
-        network: Network,
-        options: Options,
         stop: asyncio.Event,
         notifications: Notifications,
+        options: Options,
+        network: Network,
         attachment: Attachment,
     ) -> None:
-        def end(closed: asyncio.Future[str]) -> None:
-            if not stop.is_set():
+        def on_closed(closed: asyncio.Future[str]) -> None:
+            if stop.is_set():
+                return
+            peer = attachment.peer or attachment.listener
+            reason = {"eof": "EOF"}.get(closed.result(), closed.result())
+            loss = f"cannot receive packets from {peer}, disconnecting: {reason}"
+            self._on_loss(loss)
+            if options.end_with_vm:
                 if attachment.kind == StdioListener.kind:  # no other VM can take its place
                     notifications.hypervisor_error()
-                peer = attachment.peer or attachment.listener
-                reason = {"eof": "EOF"}.get(closed.result(), closed.result())
-                self.reason = f"cannot receive packets from {peer}, disconnecting: {reason}"
+                self.reason = loss
                 stop.set()
 
         vm = vms.attach(network, attachment)
-        if vm is not None and options.end_with_vm:
-            vm.closed.add_done_callback(end)
+        if vm is not None:
+            vm.closed.add_done_callback(on_closed)
 
     def _take_connections(
         self, stack: AsyncExitStack, attach: HttpAttach, captures: Captures, tunnels: Tunnels

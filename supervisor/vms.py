@@ -48,8 +48,6 @@ UPDATE_TIMEOUT = 2.0
 """s for a worker to take over a changed network."""
 MAX_WARNINGS = 16
 """Of one VM, about what it uses and should not."""
-PASS_TIMEOUT = 2.0
-"""s for a worker to take a descriptor."""
 REASON_PATIENCE = 0.5
 """s for the `LinkClosed` of a worker that has already ended; it travels on another socket."""
 

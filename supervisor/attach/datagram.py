@@ -27,7 +27,7 @@ from supervisor.attach.listener import Attachment, Host, Listener
 from supervisor.attach.options import NO_OPTIONS, Options
 from supervisor.attach.unix_peers import Address, is_peer_gone, shown
 from supervisor.endpoints import MAX_UNIX_PATH, Endpoint, UnixEndpoint, bind_unix, unlink_endpoint
-from supervisor.errors import StartError
+from supervisor.errors import ListenError, StartError
 
 SEND_BUFFER, RECEIVE_BUFFER = 1 << 20, 4 << 20
 """Bytes asked of the system, which may grant less."""
@@ -100,7 +100,7 @@ class DatagramListener(Listener):
         try:
             self._sock: socket.socket | None = _prepared(bind_unix(endpoint, socket.SOCK_DGRAM))
         except OSError as error:
-            raise StartError(f"cannot listen on {endpoint}: {error.strerror or error}") from error
+            raise ListenError(endpoint, error) from error
         self._mode = stat.S_IMODE(os.stat(endpoint.path).st_mode)
 
     @classmethod

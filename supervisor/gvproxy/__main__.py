@@ -95,14 +95,14 @@ def _run(plan: Plan) -> str:
     with _own_directory() as directory:
         _take_name()
         settings = plan.settings(directory)
-        service = Service(settings, has_successor=False)
+        service = Service(settings, has_successor=False, on_loss=log.error)
         _log_at(settings.log_level)
         log.info("%s", _version())
         for warning in plan.warnings:
             log.warning("%s", warning)
         raise_open_files()
         with _pid_file(plan.pid_file):
-            return asyncio.run(_serve(service, plan))
+            return plan.failure or asyncio.run(_serve(service, plan))
 
 
 async def _serve(service: Service, plan: Plan) -> str:
@@ -114,12 +114,15 @@ async def _serve(service: Service, plan: Plan) -> str:
 
     def announce(_: str) -> None:
         log.info("waiting for clients...")
-        for url in plan.listening:
+        for url in plan.api:
             log.info("listening %s", url)
         if plan.services:
             log.info("enabling services API. Listening %s", plan.services)
 
-    await service.run(stop, announce)
+    try:
+        await service.run(stop, announce)
+    except StartError as error:
+        return plan.listening.explain(error)
     return service.reason or "signal caught"
 
 

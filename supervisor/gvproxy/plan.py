@@ -7,34 +7,20 @@ Raises ConfigError with gvproxy's sentences; what gvproxy would take and Moorage
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import re
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote
 
 from proto.logrus import LogFormat
-from supervisor.attach.kinds import KINDS, ListenerSpec
-from supervisor.attach.options import Options
-from supervisor.config import Settings, load
-from supervisor.endpoints import (
-    TCP,
-    UNIX,
-    UNIXPACKET,
-    VSOCK,
-    VSOCK_WITH_CID,
-    Endpoint,
-    StreamEndpoint,
-    UnixEndpoint,
-    parse_endpoint,
-)
-from supervisor.errors import ConfigError, StartError
+from supervisor.attach.kinds import MAX_MTU
+from supervisor.config import MIN_MTU, Settings, load
+from supervisor.errors import ConfigError
 from supervisor.gvproxy.addresses import Addresses, choose
 from supervisor.gvproxy.command_line import SSH_PORT
+from supervisor.gvproxy.listening import KIND_OF, Listening, choose_listening
 from supervisor.gvproxy.yaml_file import ConfigFile, SshForward
 
 DEVICE_MAC = "5a:94:ef:e4:0c:ee"
@@ -48,7 +34,11 @@ LEVELS = {
 }
 """logrus's, and ours."""
 LOG_FORMAT: LogFormat = "logrus"
-API_FORMS = (UNIX, TCP, VSOCK, VSOCK_WITH_CID, UNIXPACKET)
+NO_DUMPS = (
+    "-debug: packets are not dumped here, -pcap FILE and `moorage capture` show them; there is no /debug/pprof, but "
+    "/v1/vms and /metrics"
+)
+"""What `-debug` has there and not here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,10 @@ class Plan:
     values: dict[str, Any]
     """Of `Settings`, all but its directories."""
     pid_file: str
-    listening: tuple[str, ...]
+    listening: Listening
+    failure: str
+    """Why gvproxy would end as soon as it has started; mostly empty."""
+    api: tuple[str, ...]
     """Where the API listens, as asked for."""
     services: str
     warnings: list[str] = field(default_factory=list)
@@ -69,7 +62,7 @@ class Plan:
 
 
 def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
-    """The plan of a command line and a file. Raises ConfigError, and StartError where gvproxy would have started."""
+    """The plan of a command line and a file. Raises ConfigError."""
     given = file or ConfigFile()
     addresses = choose(
         given.stack.subnet or flags["subnet"],
@@ -78,21 +71,23 @@ def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
         given.stack.host_ip or flags["hostIP"],
     )
     warnings: list[str] = []
-    listeners = _listeners(flags, given)
-    addressed = flags["listen"] or list(given.listen)
+    api = tuple(flags["listen"] or given.listen)
     services = flags["services"] or given.services
-    is_debug = flags["debug"] or given.stack.debug
-    if is_debug:
-        warnings.append("-debug: there are no packet dumps and no /debug/pprof here; see /v1/vms and /metrics")
+    attach = {name: flags[f"listen-{name}"] or getattr(given.interfaces, name) for name in KIND_OF}
+    listening = choose_listening(attach, api, services)
+    level = "debug" if flags["debug"] or given.stack.debug else _level(given.log_level, warnings)
+    if level == "debug":
+        warnings.append(NO_DUMPS)
+    mtu = flags["mtu"] or given.stack.mtu
     values: dict[str, Any] = {
-        "listen": tuple(listeners),
-        "api": tuple(map(_api, addressed)),
-        "services": (_api(services),) if services else (),
+        "listen": tuple(listening.listeners),
+        "api": tuple(listening.api),
+        "services": tuple(listening.services),
         "forwards": [*_ports(flags, file, addresses, warnings), *_ssh_forwards(flags, given, addresses)],
         "forward-dual-stack": True,
-        "networks": {"default": _network(given, addresses, flags, file is not None)},
+        "networks": {"default": _network(given, addresses, flags, file is not None) | _mtu(mtu)},
         "vpnkit-uuid-macs": given.stack.uuid_macs if file else {DEVICE_UUID: DEVICE_MAC},
-        "log-level": "debug" if is_debug else _level(given.log_level, warnings),
+        "log-level": level,
         "log-format": LOG_FORMAT,
     }
     if capture_file := flags["pcap"] or given.stack.capture_file:
@@ -100,7 +95,8 @@ def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:
     if notification := _notification(flags["notification"], given.notification):
         values["notification"] = notification
     pid_file = flags["pid-file"] or given.pid_file
-    return Plan(values, pid_file, tuple(addressed), services, warnings)
+    failure = "mtu is out of range" if mtu < 0 else listening.failure
+    return Plan(values, pid_file, listening, failure, api, services, warnings)
 
 
 def _level(name: str, warnings: list[str]) -> str:
@@ -109,71 +105,8 @@ def _level(name: str, warnings: list[str]) -> str:
     return LEVELS.get(name.lower(), "info")
 
 
-# --- where VMs attach
-
-
-def _listeners(flags: Mapping[str, Any], given: ConfigFile) -> list[ListenerSpec]:
-    asked = {
-        name: flags[f"listen-{name}"] or getattr(given.interfaces, name)
-        for name in ("qemu", "bess", "vfkit", "vpnkit", "stdio")
-    }
-    for name, scheme in (("qemu", "unix"), ("bess", "unixpacket"), ("vfkit", "unixgram")):
-        url = urlsplit(asked[name])
-        if name != "qemu" and asked[name] and url.scheme != scheme:
-            raise ConfigError(f"{name} listen address must be {scheme}:// address")
-        if url.scheme == scheme and os.path.lexists(url.path):
-            raise ConfigError(f'"{url.path}" already exists')
-    for one, other in (("qemu", "vpnkit"), ("bess", "vpnkit"), ("qemu", "bess")):
-        if asked[one] and asked[other]:
-            raise ConfigError(f"cannot use {one} and {other} protocol at the same time")
-    return [
-        _listener(kind, "" if kind == "stdio" else asked[name], Options(end_with_vm=name in ("qemu", "bess", "stdio")))
-        for name, kind in (
-            *(("vpnkit", "hyperkit"), ("qemu", "qemu"), ("bess", "bess")),
-            *(("vfkit", "vfkit"), ("stdio", "stdio")),
-        )
-        if asked[name]
-    ]
-
-
-def _listener(kind: str, url: str, options: Options) -> ListenerSpec:
-    try:
-        endpoint = _plain(parse_endpoint(_with_host(url), KINDS[kind].forms))
-    except ValueError as error:
-        raise ConfigError(f"-listen-{kind}: {error}") from error
-    return ListenerSpec(kind, endpoint, options)
-
-
-# --- the API
-
-
-def _api(url: str) -> StreamEndpoint:
-    given = urlsplit(url)
-    if given.scheme not in ("unix", "tcp", "vsock", "unixpacket"):
-        raise StartError("unexpected scheme")
-    if given.scheme == "vsock":
-        url = f"vsock://{given.netloc}"  # a path means nothing there
-    try:
-        endpoint = _plain(parse_endpoint(_with_host(url), API_FORMS))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    assert isinstance(endpoint, StreamEndpoint), endpoint
-    return endpoint
-
-
-def _plain(endpoint: Endpoint) -> Endpoint:
-    """Whoever the umask lets may connect, as Go's `net.Listen` leaves it."""
-    return dataclasses.replace(endpoint, is_plain=True) if isinstance(endpoint, UnixEndpoint) else endpoint
-
-
-def _with_host(url: str) -> str:
-    """Go listens on every address, IPv4 and IPv6, where none is given or 0.0.0.0."""
-    host = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
-    return re.sub(r"(?i)^tcp://(0\.0\.0\.0)?:", f"tcp://{host}:", url)
-
-
 def _notification(flag: str, path: str) -> str:
-    if flag and urlsplit(flag).scheme != "unix":
+    if flag and not flag.lower().startswith("unix:"):
         raise ConfigError("notification listen address must be unix:// address")
     return flag or (f"unix://{os.path.abspath(path)}" if path and "://" not in path else path)
 
@@ -212,10 +145,10 @@ def _ssh_forwards(flags: Mapping[str, Any], given: ConfigFile, addresses: Addres
 
 
 def _ssh_forward(row: SshForward, addresses: Addresses) -> dict[str, str]:
-    url = urlsplit(row.socket)
-    if url.scheme == "npipe":
+    scheme, is_url, path = row.socket.partition("://")
+    if is_url and scheme == "npipe":
         raise ConfigError(f"{row.socket}: named pipes are not supported by this platform")
-    if url.scheme not in ("", "unix"):
+    if is_url and (scheme != "unix" or not path.startswith("/")):
         raise ConfigError(f"{row.socket}: expected unix:///PATH or a path")
     try:
         os.stat(row.identity)
@@ -224,7 +157,7 @@ def _ssh_forward(row: SshForward, addresses: Addresses) -> dict[str, str]:
         raise ConfigError(f'identity file "{row.identity}" can\'t be loaded: {reason}') from error
     key = quote(os.path.abspath(row.identity))
     remote = f"ssh-tunnel://{quote(row.user)}@{addresses.device}:22{quote(row.dest)}?key={key}"
-    return {"local": url.path, "remote": remote, "protocol": "unix"}
+    return {"local": unquote(path) if is_url else row.socket, "remote": remote, "protocol": "unix"}
 
 
 # --- the network
@@ -232,9 +165,6 @@ def _ssh_forward(row: SshForward, addresses: Addresses) -> dict[str, str]:
 
 def _network(given: ConfigFile, addresses: Addresses, flags: Mapping[str, Any], has_file: bool) -> dict[str, Any]:
     stack = given.stack
-    mtu = flags["mtu"] or stack.mtu
-    if mtu < 0:
-        raise StartError("mtu is out of range")
     known = {str(addresses.gateway), str(addresses.host), *stack.nat}
     for address in stack.virtual_ips:
         if address not in known:
@@ -260,4 +190,11 @@ def _network(given: ConfigFile, addresses: Addresses, flags: Mapping[str, Any], 
             "search-domains": stack.search_domains if has_file else None,
         },
     }
-    return network | ({"mtu": mtu} if mtu else {}) | ({"gateway-mac": stack.gateway_mac} if stack.gateway_mac else {})
+    return network | ({"gateway-mac": stack.gateway_mac} if stack.gateway_mac else {})
+
+
+def _mtu(mtu: int) -> dict[str, int]:
+    """What the network has of it; of a negative one nothing: gvproxy starts before it says so."""
+    if mtu > 0 and not MIN_MTU <= mtu <= MAX_MTU:
+        raise ConfigError(f"mtu {mtu} is not possible: expected {MIN_MTU} to {MAX_MTU}, or 0 for 1500")
+    return {"mtu": mtu} if mtu > 0 else {}

@@ -41,6 +41,17 @@ def run(*flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([MOORAGE, "gvproxy", *flags], capture_output=True, text=True, timeout=30, check=False)
 
 
+def exiting(*flags: str) -> str:
+    """Why one that had started ended, and nothing but its name and that said."""
+    ended = run(*flags)
+    assert (ended.returncode, ended.stdout) == (0, "")
+    began, told = ended.stderr.splitlines()
+    assert re.fullmatch(r'time="[^"]*" level=info msg="gvproxy version v\S+ \(Moorage\)"', began)
+    match = re.fullmatch(r'time="[^"]*" level=error msg="gvproxy exiting: (.*)"', told)
+    assert match, told
+    return match[1]
+
+
 def fatal(*flags: str) -> str:
     """What it says of a configuration that cannot be; how it says it is the business of one test of its own."""
     values = parse(FLAGS, flags)
@@ -190,9 +201,11 @@ def test_a_log_file_that_cannot_be_opened_is_fatal(tmp_path: Path) -> None:
             ("-forward-sock", "npipe:////./pipe/x", *("-forward-dest", "/b", "-forward-user", "u")),
             "named pipes are not",
         ),
-        (("-mtu", "100"), "mtu"),
-        (("-mtu", "70000"), "mtu"),
+        (("-mtu", "100"), "mtu 100 is not possible: expected 576 to 65535, or 0 for 1500"),
+        (("-mtu", "70000"), "mtu 70000 is not possible"),
         (("-listen-qemu", "vsock://:1024"), "-listen-qemu: expected unix:///PATH or tcp://HOST:PORT"),
+        (("-listen-vpnkit", "tcp://:1024"), "-listen-vpnkit: expected unix:///PATH"),
+        (("-listen-qemu", "tcp://[::"), "invalid value for listen-qemu: tcp://[::: "),
     ],
 )
 def test_what_cannot_apply_is_refused_with_a_sentence(flags: tuple[str, ...], text: str) -> None:
@@ -297,16 +310,36 @@ def test_sockets_have_the_mode_that_the_umask_leaves_and_go_at_the_end(
     assert not [name for name in names if (tmp_path / name).exists()]
 
 
-@pytest.mark.parametrize("flag", ["-listen", "-services"])
-def test_a_stale_socket_is_not_removed(tmp_path: Path, flag: str) -> None:
+@pytest.mark.parametrize(
+    ("flag", "trouble"), [("-listen", "cannot listen"), ("-services", "cannot listen"), ("-listen-vpnkit", "vpnkit")]
+)
+def test_a_stale_socket_is_not_removed(tmp_path: Path, flag: str, trouble: str) -> None:
     """`unix` does not remove a stale file (bind error; exit status 0, as of every run-time end)"""
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(str(tmp_path / "s"))
-    ended = run(flag, f"unix://{tmp_path}/s", *NO_SSH)
-    assert ended.returncode == 0
-    told = f'msg="gvproxy exiting: cannot listen on unix://{tmp_path}/s: address already in use"'
-    assert told in ended.stderr
+    refused = f"listen unix {tmp_path}/s: bind: address already in use"
+    trouble = f"{trouble} listen error" if trouble == "vpnkit" else trouble
+    assert exiting(flag, f"unix://{tmp_path}/s", *NO_SSH) == f"{trouble}: {refused}"
     assert (tmp_path / "s").is_socket()
+
+
+def test_an_address_that_cannot_be_listened_on_is_gos_sentence() -> None:
+    """Exit status 0 for listen failure; `listen ADDR: bind: address already in use` is what scripts look for"""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        local = f"127.0.0.1:{taken.getsockname()[1]}"
+        refused = f"listen tcp {local}: bind: address already in use"
+        assert exiting("-listen", f"tcp://{local}", *NO_SSH) == f"cannot listen: {refused}"
+        assert exiting("-listen-qemu", f"tcp://{local}", *NO_SSH) == f"qemu listen error: {refused}"
+    refused = "listen unixgram /none/vfkit: bind: no such file or directory"
+    assert exiting("-listen-vfkit", "unixgram:///none/vfkit", *NO_SSH) == f"vfkit listen error: {refused}"
+
+
+def test_a_url_is_read_as_go_does(host: Namespace, tmp_path: Path) -> None:
+    """Listen URLs: `unix:///path`, whose escapes are Go's `url.Parse`'s"""
+    with Gvproxy(host, tmp_path, "-listen=UNIX://DIR/an%20api.sock", *NO_SSH) as running:
+        assert running.request("GET", "/services/forwarder/all", sock=tmp_path / "an api.sock") == (200, "[]\n")
+    (tmp_path / "a card").touch()
+    assert fatal("-listen-vfkit", f"unixgram://{tmp_path}/a%20card") == f'"{tmp_path}/a card" already exists'
 
 
 def test_unixpacket_serves_the_api_in_packets(host: Namespace, tmp_path: Path) -> None:
@@ -365,26 +398,53 @@ def test_vsock_is_listened_on_where_there_is_one_and_a_path_behind_it_ignored(
             second.bind((socket.VMADDR_CID_ANY, port))
 
 
-def test_a_listen_url_of_another_scheme_is_unexpected(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("flag", "trouble"),
+    [
+        ("-listen", "cannot listen"),
+        ("-services", "cannot listen"),
+        ("-listen-qemu", "qemu listen error"),
+        ("-listen-vpnkit", "vpnkit listen error"),
+    ],
+)
+def test_a_listen_url_of_another_scheme_is_unexpected(flag: str, trouble: str) -> None:
     """other => "unexpected scheme" (exit status 0, as of every run-time end)"""
-    ended = run("-listen", "http://127.0.0.1:1")
-    assert ended.returncode == 0
-    assert 'msg="gvproxy exiting: unexpected scheme"' in ended.stderr
+    assert exiting(flag, "http://127.0.0.1:1") == f"{trouble}: unexpected scheme"
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1", "tcp://[::", "unix://here", "vsock://a:b", "unix:///" + "x" * 200])
+def test_a_listen_url_that_is_none_ends_it_with_a_sentence(url: str) -> None:
+    """Exit status 0 for listen failure; better: it says what was expected"""
+    plan = make(parse(FLAGS, ["-listen", url]), None)
+    assert plan.failure.startswith("cannot listen: ")
+    assert "expected" in plan.failure or "Invalid IPv6" in plan.failure
+    plan.settings(Path("/tmp"))
 
 
 def test_a_negative_mtu_ends_it_with_status_0() -> None:
     """negative => "mtu is out of range"; exit status 0 for bad mtu"""
-    ended = run("-mtu", "-1")
-    assert ended.returncode == 0
-    assert 'msg="gvproxy exiting: mtu is out of range"' in ended.stderr
+    assert exiting("-mtu", "-1") == "mtu is out of range"
 
 
-def test_debug_says_more_and_what_there_is_instead_of_pprof(host: Namespace, tmp_path: Path) -> None:
-    """`-debug`: level debug; packet dumps; pprof"""
-    with Gvproxy(host, tmp_path, "-debug", *NO_SSH) as running:
+def test_a_configuration_that_cannot_be_goes_before_what_ends_a_run() -> None:
+    """Order: parse => log `gvproxy version ...` => pid file => stack"""
+    assert "ssh-port" in fatal("-mtu", "-1", "-listen", "http://x", "-ssh-port", "80")
+
+
+@pytest.mark.parametrize("how", ["-debug", "stack: {debug: true}", "log-level: debug"])
+def test_debug_says_more_and_what_there_is_instead_of_dumps_and_pprof(
+    host: Namespace, tmp_path: Path, how: str
+) -> None:
+    """`-debug`: level debug; packet dumps (at info); pprof; 5 s byte log. What cannot apply is refused with a sentence,
+    never ignored in silence."""
+    (tmp_path / "gvproxy.yaml").write_text(how)
+    flags = (how,) if how.startswith("-") else ("-config", "DIR/gvproxy.yaml")
+    with Gvproxy(host, tmp_path, *flags, "-listen=unix://DIR/api.sock") as running:
+        assert running.request("GET", "/debug/pprof/") == (404, "404 page not found\n")
         log = running.log_text()
     assert "level=debug" in log
-    assert "there are no packet dumps and no /debug/pprof here" in log
+    assert "-debug: packets are not dumped here, -pcap FILE and `moorage capture` show them; " in log
+    assert "there is no /debug/pprof, but /v1/vms and /metrics" in log
 
 
 def test_a_socket_leads_into_the_vm_over_ssh(host: Namespace, tmp_path: Path) -> None:

@@ -145,7 +145,9 @@ def test_a_terminal_gets_coloured_lines(tmp_path: Path) -> None:
             for argv in (command, [*command, "-log-file", str(tmp_path / "file")]):
                 assert subprocess.run(argv, stderr=stderr, timeout=30, check=False).returncode == 0
             shown = terminal.read(1 << 16)
-    assert re.fullmatch(rb"\x1b\[31mERRO\x1b\[0m\[000\d\] gvproxy exiting: mtu is out of range {9}\r\n", shown), shown
+    began = rb"\x1b\[36mINFO\x1b\[0m\[000\d\] gvproxy version v\S+ \(Moorage\) +\r\n"
+    ended = rb"\x1b\[31mERRO\x1b\[0m\[000\d\] gvproxy exiting: mtu is out of range {9}\r\n"
+    assert re.fullmatch(began + ended, shown), shown
     assert (tmp_path / "file").read_text().endswith('level=error msg="gvproxy exiting: mtu is out of range"\n')
 
 
@@ -189,8 +191,10 @@ def test_a_qemu_that_disconnects_ends_it_with_status_0(host: Namespace, tmp_path
     with Gvproxy(host, tmp_path, *SOCKETS, *NO_SSH, "-pid-file", "DIR/pid") as running:
         running.attach().close()
         assert running.ended() == 0
-    assert "gvproxy exiting: cannot receive packets from" in last_line(running)
-    assert last_line(running).endswith('disconnecting: EOF"')
+    *_, lost, exiting = (line.partition(" level=")[2] for line in running.log_text().splitlines() if "packets" in line)
+    assert re.fullmatch(r'error msg="cannot receive packets from .+, disconnecting: EOF"', lost)
+    assert exiting == lost.replace('msg="', 'msg="gvproxy exiting: ')
+    assert last_line(running).endswith(exiting)
     assert not (tmp_path / "pid").exists()
 
 
@@ -226,7 +230,7 @@ def test_a_vm_on_standard_input_that_ends_ends_it_with_status_0(tmp_path: Path) 
 
 
 def test_vpnkit_and_connect_clients_come_and_go(host: Namespace, tmp_path: Path) -> None:
-    """vpnkit and /connect clients come and go"""
+    """vpnkit and /connect clients come and go; `cannot receive packets from ADDR, disconnecting: ...` of each"""
     flags = ("-listen", "unix://DIR/api.sock", "-listen-vpnkit", "unix://DIR/vpnkit.sock", *NO_SSH)
     with Gvproxy(host, tmp_path, *flags) as running:
         for _ in range(2):
@@ -241,6 +245,8 @@ def test_vpnkit_and_connect_clients_come_and_go(host: Namespace, tmp_path: Path)
                 link.sendall(b"POST /connect HTTP/1.1\r\nHost: \r\n\r\n")
                 wait_for(lambda: [vm for vm in running.get("/v1/vms")["vms"] if vm["link"] == "http"], 10.0, "a VM")
             wait_for(lambda: not running.get("/v1/vms")["vms"], 10.0, "no VM")
+        lost = re.findall(r'level=error msg="cannot receive packets from (.*), disconnecting: EOF"', running.log_text())
+        assert lost == [f"uid={os.getuid()} pid={os.getpid()}"] * 4
 
 
 def test_a_vfkit_peer_that_disappears_ends_nothing(host: Namespace, tmp_path: Path) -> None:
@@ -256,6 +262,8 @@ def test_a_vfkit_peer_that_disappears_ends_nothing(host: Namespace, tmp_path: Pa
             wait_for(lambda: running.get("/v1/vms")["vms"], 10.0, "the VM")
         (tmp_path / "peer").unlink()
         assert running.get("/services/forwarder/all") == []
+        lost = re.compile(f'level=error msg="cannot receive packets from .*{tmp_path}/peer, disconnecting: ')
+        wait_for(lambda: lost.search(running.log_text()), 10.0, "the loss to be told")
 
 
 def test_ready_is_told_when_a_vm_can_attach(host: Namespace, tmp_path: Path) -> None:
