@@ -6,9 +6,12 @@ broken cannot speak for another VM. The sender's knows what the supervisor has g
 receiver's may learn of a new address a moment after its first packet, and refuses only what is known as another's.
 
 Nobody speaks as the gateway, or for an address it stands for, and DHCP is the gateway's alone, also where port security
-is off. With it the source MAC, the IPv4 source and what an ARP packet (RFC 826) claims must be the VM's own; tags of
-802.1Q are looked behind, as a guest may take a frame of VLAN 0 for its own. IPv6 sources are not known to anybody, but
-no VM is another's router.
+is off. With it the source MAC, the IPv4 source and what an ARP packet (RFC 826) claims must be the VM's own. IPv6
+sources are not known to anybody, but no VM is another's router.
+
+What a packet is wrapped in is looked behind: tags of 802.1Q, as Linux takes off any number of VLAN 0, and the SNAP of
+RFC 1042 and 802.1H, which other systems take for Ethernet's own type. What has more of them than anybody needs is taken
+for forged.
 """
 
 from libc.stdint cimport uint8_t
@@ -27,7 +30,9 @@ cdef enum:
     ETHERTYPE_VLAN = 0x8100  # IEEE 802.1Q
     ETHERTYPE_SERVICE_VLAN = 0x88a8
     VLAN_TAG_LEN = 4
-    MAX_VLAN_TAGS = 2
+    SNAP_LEN = 8
+    LONGEST_802_3 = 1500  # in the type's place: what is not longer is a length
+    MAX_WRAPPERS = 2
     ARP_LEN = 28  # of Ethernet and IPv4
     ARP_SENDER_MAC = 8
     ARP_SENDER_IP = 14
@@ -35,6 +40,9 @@ cdef enum:
     PORT_DHCP_SERVER = 67
     PORT_DHCP_CLIENT = 68
     FRAGMENT_OFFSET = 0x1fff
+    SNAP_BRIDGE_TUNNEL = 0xf8  # 802.1H, in the last byte of SNAP's organization
+
+cdef const uint8_t* SNAP = b"\xaa\xaa\x03\x00\x00"
 
 
 cdef bint is_gateways(const Core* core, const Addr* ip) noexcept nogil:
@@ -123,21 +131,32 @@ cdef int speech_of_arp(
     return source_ip(core, who, packet + ARP_SENDER_IP)
 
 
+cdef bint is_wrapped(int ethertype, const uint8_t* rest, size_t length) noexcept nogil:
+    """Whether an EtherType says, with what follows it, that another comes."""
+    if ethertype == ETHERTYPE_VLAN or ethertype == ETHERTYPE_SERVICE_VLAN:
+        return length >= VLAN_TAG_LEN
+    return (
+        ethertype <= LONGEST_802_3 and length >= SNAP_LEN and memcmp(rest, SNAP, 5) == 0
+        and (rest[5] == 0 or rest[5] == SNAP_BRIDGE_TUNNEL)
+    )
+
+
 cdef int speech_of(const Core* core, const Identity* who, const uint8_t* frame, size_t length) noexcept nogil:
     """What to think of a frame of at least an Ethernet header that a VM sends to others; a `Speech`."""
     cdef const uint8_t* mac = frame + 6
     cdef size_t at = ETHERNET_HEADER_LEN
     cdef int ethertype = load_u16(frame + 12)
-    cdef int _
+    cdef int wrappers = 0
     if memcmp(mac, core.gateway_mac, 6) == 0:
         return SPEECH_FORGED_MAC
     if core.switch.port_security and (not who.known or memcmp(mac, who.mac, 6) != 0):
         return SPEECH_FORGED_MAC if who.known else SPEECH_UNCONFIRMED
-    for _ in range(MAX_VLAN_TAGS):
-        if (ethertype != ETHERTYPE_VLAN and ethertype != ETHERTYPE_SERVICE_VLAN) or length < at + VLAN_TAG_LEN:
-            break
-        ethertype = load_u16(frame + at + 2)
-        at += VLAN_TAG_LEN
+    while is_wrapped(ethertype, frame + at, length - at):
+        if wrappers == MAX_WRAPPERS:
+            return SPEECH_FORGED_IP
+        wrappers += 1
+        at += SNAP_LEN if ethertype <= LONGEST_802_3 else VLAN_TAG_LEN
+        ethertype = load_u16(frame + at - 2)
     if ethertype == ETHERTYPE_IPV4:
         return speech_of_ipv4(core, who, frame + at, length - at)
     if ethertype == ETHERTYPE_ARP:

@@ -22,6 +22,11 @@ def tagged(frame: bytes, *types: bytes) -> bytes:
     return frame[:12] + b"".join(kind + TAG for kind in types) + frame[12:]
 
 
+def in_snap(frame: bytes, organization: bytes = bytes(3)) -> bytes:
+    """As on a network of 802.3."""
+    return frame[:12] + (len(frame) - 6).to_bytes(2, "big") + b"\xaa\xaa\x03" + organization + frame[12:]
+
+
 FORGERIES: dict[str, tuple[str, Callable[[Port, Port, Port], bytes]]] = {
     "source MAC": ("mac", lambda me, one, two: me.frame(two.mac)[:6] + one.mac + me.frame(two.mac)[12:]),
     "source MAC to all": ("mac", lambda me, one, two: BROADCAST + one.mac + me.frame(two.mac)[12:]),
@@ -37,6 +42,19 @@ FORGERIES: dict[str, tuple[str, Callable[[Port, Port, Port], bytes]]] = {
     "ARP behind two tags": (
         "ip",
         lambda me, one, two: tagged(me.arp(two.ip, sender_ip=one.ip), SERVICE, VLAN),
+    ),
+    "ARP behind three tags": ("ip", lambda me, one, two: tagged(me.arp(two.ip, sender_ip=one.ip), VLAN, VLAN, VLAN)),
+    "IPv4 behind ten tags": ("ip", lambda me, one, two: tagged(me.ipv4(two, b"", src=one.ip), *[VLAN] * 10)),
+    "IPv4 in SNAP": ("ip", lambda me, one, two: in_snap(me.ipv4(two, b"", src=one.ip))),
+    "ARP in a bridge's SNAP": (
+        "ip",
+        lambda me, one, two: in_snap(me.arp(two.ip, sender_ip=one.ip), b"\0\0\xf8"),
+    ),
+    "ARP behind a tag in SNAP": ("ip", lambda me, one, two: in_snap(tagged(me.arp(two.ip, sender_ip=one.ip), VLAN))),
+    "ARP in SNAP behind a tag": ("ip", lambda me, one, two: tagged(in_snap(me.arp(two.ip, sender_ip=one.ip)), VLAN)),
+    "ARP in SNAP behind two tags": (
+        "ip",
+        lambda me, one, two: tagged(in_snap(me.arp(two.ip, sender_ip=one.ip)), VLAN, VLAN),
     ),
     "a packet without a sender": ("ip", lambda me, one, two: me.frame(two.mac, b"\x45\0\0", 0x0800)),
     "ARP cut short": ("ip", lambda me, one, two: me.arp(two.ip)[:30]),
@@ -82,6 +100,26 @@ def test_nothing_forged_is_taken_from_a_broken_worker(
         network.settle()
         assert two.delivered == [honest]
         assert two.counter("switch.rx_refused") == 1
+
+
+def test_what_is_wrapped_and_tells_the_truth_passes() -> None:
+    with lan(2) as network:
+        one, two = network.ports
+        packet = one.ipv4(two, b"")
+        spanning_tree = b"\0\x07\x42\x42\x03" + bytes(4)
+        discovery = b"\0\x10\xaa\xaa\x03\0\0\x0c\x20\0" + bytes(8)
+        frames = [
+            tagged(packet, VLAN),
+            tagged(packet, SERVICE, VLAN),
+            in_snap(packet),
+            tagged(in_snap(packet), VLAN),
+            two.mac + one.mac + spanning_tree,
+            two.mac + one.mac + discovery,
+            two.mac + one.mac + VLAN,
+        ]
+        one.send(*frames)
+        network.run_until(lambda: len(two.delivered) == len(frames))
+        assert two.delivered == frames
 
 
 def test_a_peers_address_that_is_not_known_yet_is_taken_unless_it_is_known_as_anothers() -> None:
