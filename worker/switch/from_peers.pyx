@@ -13,7 +13,7 @@ from worker.core cimport INBOX_SIZE, SWITCH_BATCH, SWITCH_IN_LANE, SWITCH_OFFLOA
 from worker.counters cimport (
     C_SWITCH_RX_BYTES, C_SWITCH_RX_FRAMES, C_SWITCH_RX_REFUSED, C_SYSCALLS_SWITCH_RECV,
 )
-from worker.link.vnet cimport VNET_GSO_NONE, VNET_HEADER_LEN
+from worker.link.vnet cimport VNET_GSO_NONE, VNET_GSO_TCPV4, VNET_HEADER_LEN
 from worker.lists cimport list_add, list_empty, list_pop
 from worker.readiness cimport READY_IN, READY_OUT, ready_rearm
 from worker.switch.backlog cimport backlog_send
@@ -78,6 +78,8 @@ cdef int frames_of(
             if here < VNET_HEADER_LEN or here > size:
                 return -1
             to_be_cut = data[1] != VNET_GSO_NONE
+            if to_be_cut and data[1] != VNET_GSO_TCPV4:
+                return -1  # no guest's worker lets it out (link.tap)
             core.switch.inbox_offloaded = True
             data += VNET_HEADER_LEN
             size -= VNET_HEADER_LEN
