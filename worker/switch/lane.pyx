@@ -11,7 +11,8 @@ it over by the same socket. A batch that has no room in it goes through the sock
     page 0   how far the receiver is done, as a position
     page 1.. the batches, each in one piece: after the last that fits the next lies at the beginning
 
-Positions count bytes for ever and wrap at 2**32. A reference is three 32-bit numbers, big-endian: offset and size of
+Positions count bytes for ever and wrap at 2**32, the first time after half a ring: what cannot wrap would be seen at
+once, and not after 4 GB. A reference is three 32-bit numbers, big-endian: offset and size of
 the batch, and the position behind it.
 
 The sender's worker may be broken, and change what was looked at: of a frame that stays in the ring the first LANE_HEAD
@@ -19,6 +20,7 @@ bytes are copied before anybody looks, and leave from the copy. Everything else 
 position can spoil nothing but what it is sent.
 """
 
+from libc.errno cimport EAGAIN, errno
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -41,6 +43,7 @@ cdef enum:
     LANE_SIZE = PAGE + RING
     WORTHWHILE = 16384  # bytes of a batch; less is quicker by the socket
     MAX_LANES = 16  # that one worker makes
+    START = -524288
 
 
 cdef extern from *:
@@ -52,28 +55,39 @@ cdef extern from *:
     void moorage_store_position(uint8_t* p, uint32_t value) nogil
 
 
+cdef bint lane_offer(Peer* peer, int fd, uint8_t* memory) noexcept nogil:
+    """Hand new memory over as a ring. No room in the socket says nothing of the next time."""
+    moorage_store_position(memory, START)
+    if send_descriptor(peer.fd, fd) < 0:
+        peer.lane_out.refused = errno != EAGAIN
+        return False
+    peer.lane_out.memory = memory
+    peer.lane_out.head = START
+    peer.lane_out.origin = START
+    return True
+
+
 cdef bint lane_open(Core* core, Peer* peer) noexcept nogil:
     """Make the ring and hand it over, once; False: there is none."""
     cdef int fd
-    if peer.lane_out.memory != NULL or peer.lane_out.refused:
-        return peer.lane_out.memory != NULL
-    peer.lane_out.refused = True
-    if core.switch.lanes == MAX_LANES:
+    cdef uint8_t* memory
+    if peer.lane_out.memory != NULL:
+        return True
+    if peer.lane_out.refused or core.switch.lanes == MAX_LANES:
         return False
     fd = memory_new(LANE_SIZE)
-    if fd < 0:
-        return False
-    count(core, C_SYSCALLS_SWITCH_SEND)
-    if send_descriptor(peer.fd, fd) == 0:
-        peer.lane_out.memory = memory_map(fd, LANE_SIZE)
-    close_fd(fd)
-    if peer.lane_out.memory == NULL:
-        return False
-    core.switch.lanes += 1
-    peer.lane_out.refused = False
-    peer.lane_out.head = 0
-    peer.lane_out.origin = 0
-    return True
+    memory = memory_map(fd, LANE_SIZE) if fd >= 0 else NULL
+    if memory == NULL:
+        peer.lane_out.refused = True
+    else:
+        count(core, C_SYSCALLS_SWITCH_SEND)
+        if lane_offer(peer, fd, memory):
+            core.switch.lanes += 1
+        else:
+            memory_unmap(memory, LANE_SIZE)
+    if fd >= 0:
+        close_fd(fd)
+    return peer.lane_out.memory != NULL
 
 
 cdef uint8_t* place_for(Peer* peer, uint32_t size) noexcept nogil:
@@ -160,7 +174,7 @@ cdef ssize_t take_frame(Core* core, const uint8_t* data, size_t left, uint8_t* p
     length[0] = SWITCH_PREFIX_LEN + (prefix & ~<uint32_t>SWITCH_OFFLOADED)
     if length[0] > left:
         return -1
-    if not core.offloads or core.captures != NULL or not prefix & SWITCH_OFFLOADED or length[0] <= LANE_ENTRY_LEN:
+    if not core.offloads or core.captures != NULL or not prefix & SWITCH_OFFLOADED or length[0] <= SWITCH_PREFIX_LEN + LANE_ENTRY_LEN:
         memcpy(place + SWITCH_PREFIX_LEN, data + SWITCH_PREFIX_LEN, length[0] - SWITCH_PREFIX_LEN)
         return length[0]
     store_u32(place, prefix | SWITCH_IN_LANE)

@@ -21,6 +21,8 @@ from tests.worker.switch.test_offloads import MSS, OFFLOADED, TCP_CHECKSUM, tcp
 from tests.worker.test_engine_capture import Capture
 
 PAGE, RING = 4096, 1 << 20
+START = 2**32 - RING // 2
+"""The first position."""
 IN_LANE = 0x02000000
 MAC, IP = b"\x52\x54\0\0\0\x09", "192.168.127.9"
 REFERENCE_LEN = 12
@@ -139,7 +141,7 @@ def test_only_its_place_goes_through_the_socket_and_that_for_long_batches_alone(
         one.offer(short)
         one.turn()
         assert worker.batches() == [(len(short).to_bytes(4, "big") + short, -1)]
-        for expected in ((batch(long), 4 + len(long)), (batch(long), 8 + 2 * len(long))):
+        for expected in ((batch(long), START + 4 + len(long)), (batch(long), START + 8 + 2 * len(long))):
             one.link.send(long)
             one.turn()
             assert worker.batches() == [expected]
@@ -167,7 +169,7 @@ def test_a_ring_that_is_full_leaves_the_rest_to_the_socket_until_there_is_room()
         assert positions(2) == [-1, -1]
         worker.lane.position = taken[0]
         (wrapped,) = positions(1)
-        assert wrapped == RING + 4 + len(message), "at the beginning again, behind what was left at the end"
+        assert wrapped == RING // 2 + 4 + len(message), "at the beginning again, behind what was left at the end"
         assert positions(1) == [-1]
         worker.lane.position = wrapped
         assert positions(1) == [wrapped + 4 + len(message)]
@@ -229,7 +231,31 @@ def test_without_memory_to_share_all_goes_through_the_socket() -> None:
         assert worker.batches() == [(batch(message), -1)] * 3
 
 
-def test_a_worker_makes_no_more_than_sixteen_rings() -> None:
+def test_a_socket_without_room_for_the_ring_now_has_it_later() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        one.keep(ours)
+        theirs.setblocking(False)
+        while attempt(lambda: theirs.send(bytes(18))):
+            pass
+        one.engine.add_peer(2, theirs.detach(), MAC, [wide(IP)])
+        peer = Port.__new__(Port)
+        peer.mac, peer.ip = MAC, IP
+        message = long_message(one, peer, bytes(60_000))
+        one.link.send(message)
+        one.turn()
+        while (data := ours.recv(1 << 18)) == bytes(18):
+            one.turn()
+        assert data == batch(message)
+        one.link.send(message)
+        one.turn()
+        data, fds, _, _ = socket.recv_fds(ours, 1 << 18, 1)
+        assert [data, len(fds), len(ours.recv(1 << 18))] == [b"\0", 1, REFERENCE_LEN]
+        os.close(*fds)
+
+
+def test_a_worker_makes_no_more_than_sixteen_rings_at_a_time() -> None:
     with lan(1, ("tap-vnet",)) as network:
         (one,) = network.ports
         peers = []
@@ -244,6 +270,10 @@ def test_a_worker_makes_no_more_than_sixteen_rings() -> None:
             one.turn()
             peers.append(len(ours.recv(1 << 18)))
         assert peers == [1] * 16 + [4 + len(long_message(one, peer, bytes(60_000)))] * 2
+        one.engine.remove_peer(100)
+        one.link.send(long_message(one, peer, bytes(60_000)))
+        one.turn()
+        assert ours.recv(1 << 18) == b"\0"
 
 
 # --- receiving
@@ -366,6 +396,21 @@ def test_memory_is_not_taken(size: int, seals: int) -> None:
         worker.offer_lane(size, seals)
         worker.refer(0, 100)
         network.run_until(lambda: one.counter("switch.rx_refused") == 2)
+
+
+def test_a_batch_takes_no_more_room_than_it_says_however_its_frames_are_cut() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.offer_lane()
+        plain = one.mac + worker.mac + b"\x88\xb5" + bytes(1006)
+        full = (len(plain).to_bytes(4, "big") + plain) * 128
+        message = (vnet.PLAIN + plain)[:261]
+        cut = batch(*[message] * (len(full) // (4 + len(message))))
+        worker.lane.put(0, full + cut)
+        for offset, size in ((0, len(full)),) * 3 + ((len(full), len(cut)),):
+            worker.refer(offset, size)
+        network.run_until(lambda: len(one.delivered) == 3 * 128 + cut.count(message))
 
 
 def test_a_descriptor_that_is_no_memory_is_closed() -> None:
