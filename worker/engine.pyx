@@ -204,13 +204,13 @@ cdef class Engine:
             free(entry)
             entry = upcall_pop(core)
         reassembly_close(core)
-        switch_close(core)
         if core.link_fd >= 0:
             link_flush(core)
             capture_close_all(core)
             close_fd(core.link_fd)
             if core.link_out_fd != core.link_fd:
                 close_fd(core.link_out_fd)
+        switch_close(core)  # what the link had yet to take lay there
         link_close(core)
         out_close(core)
         verdicts_close(core)

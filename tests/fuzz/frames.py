@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 import dpkt
 from dpkt.tcp import TH_ACK, TH_FIN, TH_PUSH, TH_RST, TH_SYN
@@ -84,6 +85,16 @@ def mutate(rng: random.Random, frame: bytes) -> bytes:
     if rng.random() < 0.8:
         repair(data)
     return bytes(data)
+
+
+class Playable(Protocol):
+    """What `fuzz` plays."""
+
+    def play(self) -> None:
+        """Do it all; fails where something is wrong."""
+
+    def close(self) -> None:
+        """Hold the engines to leaving nothing open."""
 
 
 class Episode:
@@ -212,18 +223,21 @@ class Episode:
                 bed.turn()
         assert bed.counter("tcp.flows") < FRAMES_PER_EPISODE * 2
 
+    def close(self) -> None:
+        self.bed.close()
 
-def fuzz(seconds: float, seed: int) -> int:
+
+def fuzz(seconds: float, seed: int, make: Callable[[random.Random], Playable] = Episode) -> int:
     """Play episodes for that long; how many. The seed of a failing one is on standard error."""
     end = time.monotonic() + seconds
     played = 0
     while played == 0 or time.monotonic() < end:
         print(f"episode with seed {seed + played}", file=sys.stderr, flush=True)
-        episode = Episode(random.Random(seed + played))
+        episode = make(random.Random(seed + played))
         try:
             episode.play()
         finally:
-            episode.bed.close()
+            episode.close()
         played += 1
     return played
 

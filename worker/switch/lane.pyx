@@ -174,7 +174,10 @@ cdef ssize_t take_frame(Core* core, const uint8_t* data, size_t left, uint8_t* p
     length[0] = SWITCH_PREFIX_LEN + (prefix & ~<uint32_t>SWITCH_OFFLOADED)
     if length[0] > left:
         return -1
-    if not core.offloads or core.captures != NULL or not prefix & SWITCH_OFFLOADED or length[0] <= SWITCH_PREFIX_LEN + LANE_ENTRY_LEN:
+    if (
+        not core.offloads or core.captures != NULL or not prefix & SWITCH_OFFLOADED
+        or length[0] <= SWITCH_PREFIX_LEN + LANE_ENTRY_LEN
+    ):
         memcpy(place + SWITCH_PREFIX_LEN, data + SWITCH_PREFIX_LEN, length[0] - SWITCH_PREFIX_LEN)
         return length[0]
     store_u32(place, prefix | SWITCH_IN_LANE)

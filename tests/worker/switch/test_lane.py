@@ -3,132 +3,34 @@
 from __future__ import annotations
 
 import fcntl
-import mmap
 import os
 import random
 import resource
 import socket
 from collections.abc import Callable
-from functools import partial
 
-import dpkt
 import pytest
 
 from tests.worker import vnet
 from tests.worker.framebed import attempt, wide
-from tests.worker.switch.lan import Port, Worker, connect, lan
-from tests.worker.switch.test_offloads import MSS, OFFLOADED, TCP_CHECKSUM, tcp
+from tests.worker.switch.lan import Port, connect, lan
+from tests.worker.switch.lanes import (
+    FRAME,
+    HEAD,
+    IN_LANE,
+    IP,
+    MAC,
+    PAGE,
+    REFERENCE_LEN,
+    RING,
+    START,
+    Receiver,
+    Sender,
+    batch,
+    long_message,
+)  # fmt: skip
+from tests.worker.switch.test_offloads import OFFLOADED
 from tests.worker.test_engine_capture import Capture
-
-PAGE, RING = 4096, 1 << 20
-START = 2**32 - RING // 2
-"""The first position."""
-IN_LANE = 0x02000000
-MAC, IP = b"\x52\x54\0\0\0\x09", "192.168.127.9"
-REFERENCE_LEN = 12
-HEAD = 256
-FRAME = 60_066
-"""Of a packet with 60,000 bytes of payload, without what is before it."""
-
-
-def long_message(sender: Port, to: Port | Worker, payload: bytes) -> bytes:
-    """A TCP packet of many segments, behind its virtio_net_hdr."""
-    if isinstance(to, Port):
-        return vnet.partial(tcp(sender, to, payload), TCP_CHECKSUM, MSS)
-    other = Port.__new__(Port)
-    other.mac, other.ip = to.mac, socket.inet_ntoa(to.ip)
-    return vnet.partial(tcp(sender, other, payload), TCP_CHECKSUM, MSS)
-
-
-def batch(*messages: bytes) -> bytes:
-    """As it lies in a datagram or in the ring."""
-    return b"".join((len(message) | OFFLOADED).to_bytes(4, "big") + message for message in messages)
-
-
-class Lane:
-    """The test's mapping of a ring."""
-
-    def __init__(self, fd: int, port: Port) -> None:
-        self.memory = mmap.mmap(fd, PAGE + RING)
-        os.close(fd)
-        port.on_close(self.memory.close)
-
-    @property
-    def position(self) -> int:
-        """How far the receiver is done."""
-        return int.from_bytes(self.memory[:4], "little")
-
-    @position.setter
-    def position(self, value: int) -> None:
-        self.memory[:4] = value.to_bytes(4, "little")
-
-    def at(self, offset: int, size: int) -> bytes:
-        return self.memory[PAGE + offset : PAGE + offset + size]
-
-    def put(self, offset: int, data: bytes) -> None:
-        self.memory[PAGE + offset : PAGE + offset + len(data)] = data
-
-
-class Receiver(Worker):
-    """A worker played by the test that is sent long batches."""
-
-    def __init__(self, port: Port) -> None:
-        super().__init__(port, MAC, IP)
-        self.port = port
-        self.lane: Lane
-        self.lanes = 0
-
-    def batches(self) -> list[tuple[bytes, int]]:
-        """What waits: each batch, and the position behind it (-1: it came by the socket)."""
-        return [(read(), position) for read, position in self.arrivals()]
-
-    def arrivals(self) -> list[tuple[Callable[[], bytes], int]]:
-        """The same, each to be read when the test wants it."""
-        found: list[tuple[Callable[[], bytes], int]] = []
-        while got := attempt(lambda: socket.recv_fds(self.sock, 1 << 18, 2)):
-            data, fds, _, _ = got
-            if fds:
-                (fd,) = fds
-                seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
-                assert seals & fcntl.F_SEAL_SHRINK, "who is sent it may rely on it"
-                self.lane = Lane(fd, self.port)
-                self.lanes += 1
-            elif len(data) == REFERENCE_LEN:
-                offset, size, position = (int.from_bytes(data[i : i + 4], "big") for i in (0, 4, 8))
-                found.append((partial(self.lane.at, offset, size), position))
-            else:
-                found.append((partial(bytes, data), -1))
-        return found
-
-
-class Sender(Worker):
-    """A worker played by the test that has a ring."""
-
-    def __init__(self, port: Port) -> None:
-        super().__init__(port, MAC, IP)
-        self.port = port
-        self.lane: Lane
-
-    def offer_lane(self, size: int = PAGE + RING, seals: int = fcntl.F_SEAL_SHRINK) -> None:
-        fd = os.memfd_create("lane", os.MFD_ALLOW_SEALING | os.MFD_CLOEXEC)
-        os.ftruncate(fd, size)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
-        socket.send_fds(self.sock, [b"\0"], [fd])
-        if size == PAGE + RING:
-            self.lane = Lane(fd, self.port)
-        else:
-            os.close(fd)
-
-    def refer(self, offset: int, size: int, position: int = 0) -> None:
-        self.sock.send(b"".join(value.to_bytes(4, "big") for value in (offset, size, position)))
-
-    def message(self, to: Port, payload: bytes) -> bytes:
-        """A long message of this VM."""
-        packet = tcp(to, to, payload)
-        packet = packet[:6] + self.mac + packet[12:24] + bytes(2) + self.ip + packet[30:]
-        packet = packet[:24] + dpkt.in_cksum(packet[14:34]).to_bytes(2, "big") + packet[26:]
-        return vnet.partial(packet, TCP_CHECKSUM, MSS)
-
 
 # --- sending
 
@@ -361,6 +263,25 @@ def test_what_waits_for_the_link_outlives(gone: str) -> None:
             worker.offer_lane()
         one.reading = True
         network.run_until(lambda: len(one.delivered) == sent * len(vnet.frames(message)))
+        assert one.delivered == vnet.frames(message) * sent
+
+
+def test_what_waits_for_the_link_leaves_before_the_engine_ends() -> None:
+    with lan(1, ("tap-vnet",)) as network:
+        (one,) = network.ports
+        worker = Sender(one)
+        worker.offer_lane()
+        message = worker.message(one, os.urandom(60_000))
+        worker.lane.put(0, batch(message))
+        one.reading = False
+        sent = 0
+        while not one.counter("link.blocked"):
+            worker.refer(0, len(batch(message)))
+            sent += 1
+            one.turn()
+        one.read()
+        one.engine.close()
+        one.read()
         assert one.delivered == vnet.frames(message) * sent
 
 
