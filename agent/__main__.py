@@ -48,6 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _end)
+    status = _run(options)
+    while status == FAILED and options.is_patient:
+        time.sleep(options.retry[0])
+        status = _run(options)
+    return status
+
+
+def _run(options: argparse.Namespace) -> int:
+    """With one device; the exit status."""
     with contextlib.ExitStack() as stack:
         try:
             with network_namespace(options.netns):

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import shutil
 import socket
 import subprocess
 import sys
@@ -73,6 +72,8 @@ class Endpoint:
     """Raises OSError where nobody is there."""
     lasts: bool = True
     """Connecting again after the link's end makes sense."""
+    program: str = ""
+    """That carries the frames."""
 
 
 def parse(text: str) -> Endpoint:
@@ -164,9 +165,7 @@ def _stdio(text: str) -> Endpoint:
         if os.isatty(0) or os.isatty(1):
             raise ValueError("standard input and output are a terminal; expected a program at their other end")
         return Endpoint(text, "stream16", _own_stdio, lasts=False)
-    if shutil.which(argv[0]) is None:
-        raise ValueError(f"no program {argv[0]!r}")
-    return Endpoint(text, "stream16", lambda: _spawn(argv))
+    return Endpoint(text, "stream16", lambda: _spawn(argv), program=argv[0])
 
 
 def _own_stdio() -> Link:

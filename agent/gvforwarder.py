@@ -1,5 +1,6 @@
 """gvforwarder's command line (containers/gvisor-tap-vsock 3405fe5c): its flags and their defaults, as the agent's.
 
+As there, nothing but a signal ends it once it runs: what is missing or taken away is tried again every second.
 The program in the VM is configured as before by a unit that was written for gvforwarder: by udhcpc or dhclient where
 there is one of them, else by the agent itself.
 """
@@ -47,7 +48,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     if flags["version"]:
         print(f"{NAME} version v{metadata.version('moorage')} (Moorage)")
         sys.exit(0)
-    found = options.parse_options(_own(flags))
+    found = options.parse_options(_own(flags), is_patient=True)
     found.retry = (RETRY, RETRY)
     return found
 

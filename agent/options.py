@@ -33,8 +33,11 @@ exit status:
   2  a bad argument"""
 
 
-def parse_options(arguments: list[str] | None) -> argparse.Namespace:
-    """Options from the command line; a bad one ends the process with status 2."""
+def parse_options(arguments: list[str] | None, is_patient: bool = False) -> argparse.Namespace:
+    """Options from the command line; a bad one ends the process with status 2.
+
+    `is_patient`: what is not there yet, the device to join or the program to start, is waited for.
+    """
     parser = argparse.ArgumentParser(
         prog="moorage-agent",
         description=DESCRIPTION,
@@ -78,7 +81,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         "ip netns lays over it, where there is a directory for it); not with --dhcp PROGRAM, which has its own ways",
     )
     add("--no-resolv-conf", action="store_true", help="leave it as it is")
-    parser.set_defaults(retry=(RETRY_FIRST, RETRY_LONGEST))
+    parser.set_defaults(retry=(RETRY_FIRST, RETRY_LONGEST), is_patient=is_patient)
     options = parser.parse_args(arguments)
     if options.dhcp is None:
         options.dhcp = NONE if options.pre_existing else OWN
@@ -88,6 +91,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         options.resolv_conf = _default_resolv_conf(options.netns)
     if options.dhcp in PROGRAMS and shutil.which(options.dhcp) is None:
         parser.error(f"--dhcp {options.dhcp}: there is no such program")
+    program = options.connect.program
+    if program and not is_patient and shutil.which(program) is None:
+        parser.error(f"--connect {options.connect.url}: no program {program!r}")
     return options
 
 

@@ -25,14 +25,14 @@ GVFORWARDER = "gvforwarder"
 QEMU_WRAPPER = "qemu-wrapper"
 
 
-def main(prog_name: str | None = None) -> NoReturn:
+def main() -> NoReturn:
     """Be the command of the name we were started under."""
     name = Path(sys.argv[0]).stem
     if name == "gvproxy":
         become(GVPROXY, sys.argv[1:])
     if name == GVFORWARDER:
         become("agent", [GVFORWARDER, *sys.argv[1:]])
-    moorage([name, *sys.argv[1:]] if name == QEMU_WRAPPER else None, prog_name)
+    moorage([name, *sys.argv[1:]] if name == QEMU_WRAPPER else None, "moorage")
     raise AssertionError("click ends the process")
 
 

@@ -70,7 +70,6 @@ def test_each_kind_of_host_has_its_framing(
         ("vsock://2", "expected"),
         ("vsock://two:1024/connect", "expected"),
         ("vsock://2:4294967295/connect", "below 4294967295"),
-        ("stdio:no-such-program --flag", "no program 'no-such-program'"),
         ("stdio:'unbalanced", "quotation"),
         ("", "expected"),
     ],

@@ -159,6 +159,33 @@ def test_it_tries_once_a_second_and_joins_the_device_that_a_unit_made(tmp_path: 
             assert agent.wait(10) == 0, log.read_text()
 
 
+@pytest.mark.guest
+def test_what_is_not_there_is_tried_again_every_second(tmp_path: Path) -> None:
+    """retries every 1 s: also where there is no device to join (`-preexisting`), no program (stdio:PROG), or none of
+    them any more"""
+    log, program = tmp_path / "log", tmp_path / "program"
+    argv = [sys.executable, "-m", "agent", "gvforwarder", "-preexisting", "-url", f"stdio:{program}?debug=1"]
+
+    def wait_told(what: str, times: int) -> None:
+        wait_for(lambda: log.read_text().count(what) >= times, 10, f"{times} times {what!r}")
+
+    with Namespace("gvforwarder") as namespace:
+        with log.open("wb") as output:
+            agent = namespace.start(*argv, output=output)
+        wait_told("cannot make the tap device tap0: there is no device tap0 to join", 2)
+        namespace.ip("tuntap", "add", "tap0", "mode", "tap")
+        wait_told("No such file", 2)
+        program.write_text("#!/bin/sh\nexec sleep 100\n")
+        program.chmod(0o755)
+        wait_told("connected to", 1)
+        namespace.ip("link", "delete", "tap0")
+        wait_told("the tap device is gone", 1)
+        namespace.ip("tuntap", "add", "tap0", "mode", "tap")
+        wait_told("connected to", 2)
+        agent.send_signal(signal.SIGTERM)
+        assert agent.wait(10) == 0, log.read_text()
+
+
 def test_it_ends_with_0_where_a_device_is_there() -> None:
     """`-stop-if-exist` (exit 0 if present)"""
     argv = [sys.executable, "-m", "agent", "gvforwarder", "-stop-if-exist", "eth9,lo"]

@@ -220,6 +220,7 @@ def test_udhcpc_is_started_with_each_link_and_ends_with_the_agent(
         (["--connect", "unix:///x", "--mac", "01:00:5e:00:00:01"], "expected a unicast MAC"),
         (["--interface", "a-name-of-16-byte"], "an interface's name has 1 to 15 bytes"),
         (["--connect", "unix:///x", "--dhcp", "dhclient"], "--dhcp dhclient: there is no such program"),
+        (["--connect", "stdio:no-such-program --flag"], "no program 'no-such-program'"),
     ],
 )
 def test_a_bad_argument_is_named_and_ends_with_status_2(arguments: list[str], complaint: str) -> None:

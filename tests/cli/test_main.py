@@ -63,6 +63,9 @@ def test_under_the_name_qemu_wrapper_it_is_that_program(tmp_path: Path) -> None:
     link.symlink_to(Path(sys.executable).with_name("moorage"))
     ended = subprocess.run([link, "/none", "qemu", "-h"], capture_output=True, text=True, timeout=20, check=False)
     assert (ended.returncode, ended.stderr) == (1, "moorage: cannot connect to /none: No such file or directory\n")
+    ended = subprocess.run([link], capture_output=True, text=True, timeout=20, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("Usage: moorage qemu-wrapper [OPTIONS] SOCKET COMMAND...\n")
 
 
 def test_gvproxys_arguments_reach_it_untouched() -> None:

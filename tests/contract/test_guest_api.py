@@ -13,6 +13,7 @@ from tests.guests.guest import build_probe
 from tests.guests.gvproxy import MAC, Gvproxy
 from tests.guests.host import ADDRESS, make_host
 from tests.guests.namespace import Namespace, NamespaceGuest
+from tests.guests.service import Service
 
 pytestmark = pytest.mark.guest
 
@@ -114,3 +115,25 @@ def test_a_guest_that_keeps_connections_open_keeps_nobody_elses(bed: Bed) -> Non
         "for i in $(busybox seq 40); do (busybox sleep 5 | busybox nc 192.168.127.1 80 >/dev/null 2>&1 &) ; done"
     )
     assert bed.running.get("/services/forwarder/all")
+
+
+def test_it_is_there_only_where_it_is_switched_on_and_may_be_limited_to_ports(tmp_path: Path) -> None:
+    """Better: exists only in drop-in mode or when switched on, and can be limited to ports"""
+    config = tmp_path / "moorage.yaml"
+    config.write_text('networks: {some: {guest-api: ["18000-18999"]}}')
+    urls = {name: f"unix://{tmp_path}/{name}" for name in ("default", "some")}
+    listeners = [f"--listen=qemu={url},network={name}" for name, url in urls.items()]
+    answers = []
+    with contextlib.ExitStack() as stack:
+        host = stack.enter_context(make_host())
+        stack.enter_context(Service(host, "--config", str(config), *listeners))
+        for name, url in urls.items():
+            guest = NamespaceGuest(tmp_path, url, MAC, build_probe(tmp_path), host)
+            stack.callback(guest.close)
+            guest.configure()
+            for port in (18100, 19000):
+                body = json.dumps({"local": f":{port}", "remote": ":80"})
+                answers.append((name, guest.sh(f"curl -sS --max-time 10 -d '{body}' {API}/expose 2>&1 || true")))
+    (_, one), (_, other), *rest = answers
+    assert all("Connection refused" in answer or "Couldn't connect" in answer for answer in (one, other)), answers
+    assert rest == [("some", ""), ("some", "a guest may not listen on port 19000 of this host\n")]

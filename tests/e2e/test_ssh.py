@@ -100,41 +100,39 @@ def curl(service: Service, sock: Path, path: str, *more: str) -> str:
     ).stdout
 
 
-def ssh_through(service: Service, server: SshServer, proxy_arguments: str) -> None:
-    """ssh by way of a ProxyCommand; the guest sees the gateway, and all of its output arrives."""
-    proxy = f"ProxyCommand={sys.executable} {PROXY} {proxy_arguments}"
-    told = on_host(service, "ssh", *server.options(proxy), "root@guest", "echo $SSH_CONNECTION; seq 1 100000")
-    assert told.stdout.splitlines()[0].split()[0] == "192.168.127.1"
-    assert told.stdout.splitlines()[1:] == [str(n) for n in range(1, 100001)]
+@contextlib.contextmanager
+def way_in(way: str, service: Service, guest: NamespaceGuest, sock: Path) -> Iterator[str]:
+    """The option that has ssh take it."""
+    proxy = f"ProxyCommand={sys.executable} {PROXY}"
+    if way == "tunnel":
+        yield f"{proxy} {service.api_path} {guest.lease.ip} 22"
+    elif way == "port":
+        with exposed(service, "127.0.0.1:2222", f"{guest.lease.ip}:22", "tcp"):
+            yield "Port=2222"
+    else:
+        with exposed(service, str(sock), f"tcp://{guest.lease.ip}:22", "unix"):
+            assert sock.stat().st_mode & 0o777 == 0o600
+            yield f"{proxy} {sock}"
+        assert not sock.exists()
 
 
-def test_ssh_and_scp_of_100_mb_pass_a_forwarded_port(
-    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
+@pytest.mark.parametrize("way", ["port", "unix", "tunnel"])
+def test_ssh_and_scp_of_100_mb_pass_each_way_in(
+    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path, way: str
 ) -> None:
+    """A forwarded port, a forwarded unix socket, and `/tunnel` on the API's unix socket, the way of podman and CRC."""
     original, copy, back = (tmp_path / name for name in ("original", "copy", "back"))
     on_host(service, "sh", "-c", f"head -c {SIZE} /dev/urandom >{original}")
-    with sshd(guest, server), exposed(service, "127.0.0.1:2222", f"{guest.lease.ip}:22", "tcp"):
-        told = on_host(service, "ssh", *server.options("Port=2222"), "root@127.0.0.1", "echo $SSH_CONNECTION")
-        assert told.stdout.split()[0::2] == ["192.168.127.1", guest.lease.ip]
-        on_host(service, "scp", *server.options("Port=2222"), str(original), f"root@127.0.0.1:{copy}")
-        on_host(service, "scp", *server.options("Port=2222"), f"root@127.0.0.1:{copy}", str(back))
-    on_host(service, "cmp", str(original), str(back))
-
-
-def test_ssh_passes_a_forwarded_unix_socket(
-    service: Service, guest: NamespaceGuest, server: SshServer, tmp_path: Path
-) -> None:
-    sock = tmp_path / "ssh.sock"
-    with sshd(guest, server), exposed(service, str(sock), f"tcp://{guest.lease.ip}:22", "unix"):
-        assert sock.stat().st_mode & 0o777 == 0o600
-        ssh_through(service, server, str(sock))
-    assert not sock.exists()
-
-
-def test_ssh_passes_a_tunnel(service: Service, guest: NamespaceGuest, server: SshServer) -> None:
-    """``ssh -o ProxyCommand``; both over the API's unix socket, the way of podman and CRC."""
-    with sshd(guest, server):
-        ssh_through(service, server, f"{service.api_path} {guest.lease.ip} 22")
+    with sshd(guest, server), way_in(way, service, guest, tmp_path / "ssh.sock") as option:
+        options = server.options(option)
+        told = on_host(service, "ssh", *options, "root@127.0.0.1", "echo $SSH_CONNECTION; seq 1 100000")
+        seen, *lines = told.stdout.splitlines()
+        assert seen.split()[0::2] == ["192.168.127.1", guest.lease.ip]
+        assert lines == [str(n) for n in range(1, 100001)]
+        on_host(service, "scp", *options, str(original), f"root@127.0.0.1:{copy}")
+        on_host(service, "scp", *options, f"root@127.0.0.1:{copy}", str(back))
+        sums = on_host(service, "sha256sum", *map(str, (original, copy, back))).stdout.splitlines()
+    assert len({line.split()[0] for line in sums}) == 1, sums
 
 
 def test_what_follows_the_request_for_a_tunnel_at_once_reaches_the_guest(
