@@ -35,8 +35,8 @@ LEVELS = {
 """logrus's, and ours."""
 LOG_FORMAT: LogFormat = "logrus"
 NO_DUMPS = (
-    "-debug: packets are not dumped here, -pcap FILE and `moorage capture` show them; there is no /debug/pprof, but "
-    "/v1/vms and /metrics"
+    "-debug: packets are not dumped here, -pcap FILE and `moorage capture` show them; nor are bytes counted every 5 s, "
+    "and there is no /debug/pprof: see /stats, /v1/vms and /metrics"
 )
 """What `-debug` has there and not here."""
 

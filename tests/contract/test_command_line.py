@@ -444,7 +444,7 @@ def test_debug_says_more_and_what_there_is_instead_of_dumps_and_pprof(
         log = running.log_text()
     assert "level=debug" in log
     assert "-debug: packets are not dumped here, -pcap FILE and `moorage capture` show them; " in log
-    assert "there is no /debug/pprof, but /v1/vms and /metrics" in log
+    assert "there is no /debug/pprof: see /stats, /v1/vms and /metrics" in log
 
 
 def test_a_socket_leads_into_the_vm_over_ssh(host: Namespace, tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
 
+import dpkt
 import pytest
 
 from proto.go_flags import parse
@@ -12,6 +14,8 @@ from supervisor.errors import ConfigError
 from supervisor.gvproxy.command_line import FLAGS
 from supervisor.gvproxy.plan import make
 from supervisor.gvproxy.yaml_file import read
+from tests.contract.test_flows import attached, dialled, listening, port_of
+from tests.contract.test_framing import UUID, VM_MAC, shake_hands
 from tests.guests.gvproxy import Gvproxy, Notified
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
@@ -72,7 +76,10 @@ def test_every_key_does_what_it_says_and_unknown_ones_are_ignored(host: Namespac
     running = Gvproxy(host, tmp_path, write(tmp_path, WHOLE))
     notified.wait(1)
     vm = running.attach()
-    assert vm.discover() == "10.6.0.7"
+    offer = dpkt.dhcp.DHCP(vm.dhcp(vm.dhcp_message(dpkt.dhcp.DHCPDISCOVER)).payload)
+    assert str(IPv4Address(offer.yiaddr)) == "10.6.0.7"
+    told = dict(offer.opts)
+    assert (told[26], told[119]) == ((4000).to_bytes(2, "big"), b"\3crc\7testing\0")
     assert running.get("/leases") == {"10.6.0.254": "52:54:00:12:34:56", "10.6.0.7": "5a:94:ef:e4:0c:ee"}
     forwards = running.get("/services/forwarder/all")
     assert [(forward["local"], forward["remote"], forward["protocol"]) for forward in forwards] == [
@@ -97,6 +104,32 @@ def test_every_key_does_what_it_says_and_unknown_ones_are_ignored(host: Namespac
     log = (tmp_path / "file.log").read_text()
     assert "level=info" not in log
     assert "gvproxy exiting: cannot receive packets from" in log
+
+
+def test_nat_and_vpnkits_macs_are_the_files(host: Namespace, tmp_path: Path) -> None:
+    """`nat{ip:ip}`, `gatewayVirtualIPs[]`; `interfaces{vpnkit}`, `vpnKitUUIDMacAddresses{uuid:mac}`: with `-config` the
+    UUID c3d68012-0208-11ea-9fd7-f2189899ab08 has no MAC of its own"""
+    other = UUID[:-1] + b"9"
+    text = f"""
+interfaces: {{vpnkit: "unix://DIR/vpnkit"}}
+stack:
+  nat: {{192.168.127.77: 127.0.0.1}}
+  gatewayVirtualIPs: [192.168.127.77]
+  vpnKitUUIDMacAddresses: {{{other.decode()}: 52:54:00:12:34:56}}
+"""
+    with Gvproxy(host, tmp_path, write(tmp_path, text), "-listen=unix://DIR/api.sock") as running:
+        macs = []
+        for uuid in (other, UUID):
+            _, vif, link = shake_hands(running, uuid=uuid)
+            with link:
+                macs.append(vif[5:11])
+        assert macs[0] == bytes.fromhex("525400123456")
+        assert macs[1] != VM_MAC
+        with attached(running, host) as guest, listening(host) as server:
+            with dialled(guest.namespace, "192.168.127.77", port_of(server)):
+                server.accept()[0].close()
+            with pytest.raises(OSError, match=r"refused|unreachable|timed out"):
+                dialled(guest.namespace, "192.168.127.254", port_of(server))
 
 
 def test_anchors_and_merge_keys_are_yamls(tmp_path: Path) -> None:

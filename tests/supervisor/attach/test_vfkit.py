@@ -137,6 +137,24 @@ def test_a_client_is_a_vm_and_not_a_frame_of_it_is_lost(
     asyncio.run(scenario())
 
 
+def test_a_vms_socket_has_buffers_as_large_as_gvproxys(path: Path, clients: Clients) -> None:
+    """SO_SNDBUF 1 MiB, SO_RCVBUF 4 MiB, or what the system grants of them"""
+
+    async def scenario() -> None:
+        listener = VfkitListener(UnixEndpoint(str(path)))
+        clients.connect("a").send(MAGIC)
+        async with listening(listener) as bed:
+            vm = (await attached(bed, 1, clients))["a"]
+            for option, size in ((socket.SO_SNDBUF, 1 << 20), (socket.SO_RCVBUF, 4 << 20)):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+                    other.setsockopt(socket.SOL_SOCKET, option, size)
+                    granted = other.getsockopt(socket.SOL_SOCKET, option)
+                assert vm.sock.getsockopt(socket.SOL_SOCKET, option) == granted
+            vm.attachment.link.close()
+
+    asyncio.run(scenario())
+
+
 def test_one_after_the_other_each_gets_a_socket_of_its_own(path: Path, clients: Clients) -> None:
     async def scenario() -> None:
         async with bed_at(path) as bed:
