@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from proto.framing import pack
 from proto.messages import Framing
+from supervisor.attach.complaints import Complaints
 from supervisor.attach.link import Link, SocketLink
 from supervisor.attach.listener import Attachment, Host, Listener
 from supervisor.attach.options import NO_OPTIONS, Options
@@ -93,6 +94,7 @@ class DatagramListener(Listener):
         if len(os.fsencode(self._next.path)) > MAX_UNIX_PATH:
             raise StartError(f"cannot listen on {endpoint}: expected a path of at most {MAX_UNIX_PATH - 1} bytes")
         self._options = options
+        self._complaints = Complaints()
         self._host: Host | None = None
         self._links: set[DatagramLink] = set()
         self._told: set[str] = set()
@@ -115,6 +117,7 @@ class DatagramListener(Listener):
     def close(self) -> None:
         if self._watching is not None:
             self._watching.cancel()
+        self._complaints.close()
         if self._sock is not None:
             if self._host is not None:
                 asyncio.get_running_loop().remove_reader(self._sock)
@@ -176,7 +179,7 @@ class DatagramListener(Listener):
         try:
             sock.connect(first.sender)
         except OSError as error:
-            log.warning("dropped a VM on %s: cannot answer %s: %s", self.endpoint, shown(first.sender), error)
+            self._complaints.add(f"dropped a VM on {self.endpoint}: cannot answer {shown(first.sender)}: {error}")
             sock.close()
             return False
         if hasattr(socket, "SO_PASSCRED"):
@@ -184,7 +187,7 @@ class DatagramListener(Listener):
         received = (*waiting, *drain(sock))
         frames = [datagram.data for datagram in received if datagram.sender == first.sender]
         if len(frames) < len(received):
-            log.warning("lost datagrams to %s of other senders: %d", self.endpoint, len(received) - len(frames))
+            self._complaints.add(f"lost datagrams to {self.endpoint} of other senders: {len(received) - len(frames)}")
         link = DatagramLink(sock, first.sender, self._on_link_closed)
         self._links.add(link)
         self._attach(link, first, frames)

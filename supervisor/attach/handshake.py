@@ -1,15 +1,14 @@
 """Listeners whose VMs say something before their first frame.
 
 Each handshake is a task of its own with a deadline; only its end makes a VM, so that whoever says nothing, or something
-else, costs a descriptor for some seconds and one line in the log. Not a byte behind the handshake is read: those are
-frames, and the worker's.
+else, costs a descriptor for some seconds and at most a line in the log (`complaints`). Not a byte behind the handshake
+is read: those are frames, and the worker's.
 """
 
 from __future__ import annotations
 
 import abc
 import asyncio
-import logging
 import re
 import socket
 
@@ -22,8 +21,6 @@ from supervisor.endpoints import Endpoint
 HANDSHAKE_TIMEOUT = 5.0
 MAX_HANDSHAKES = 1024
 """On one listener at a time. When another comes, the oldest has had its chance."""
-
-log = logging.getLogger(__name__)
 
 
 class HandshakeError(Exception):
@@ -81,7 +78,7 @@ class GreetingListener(StreamListener):
         else:
             return host.attach(Attachment(SocketLink(sock), self.kind, framing, str(self.endpoint), peer))
         sock.close()
-        log.warning("dropped a connection to %s (%s): %s", self.endpoint, peer, reason)
+        self._complaints.add(f"dropped a connection to {self.endpoint} ({peer}): {reason}")
 
 
 async def receive_exactly(sock: socket.socket, size: int) -> bytes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from proto.messages import Framing
+from supervisor.attach.complaints import Complaints
 from supervisor.attach.link import Link, SocketLink
 from supervisor.attach.options import NO_OPTIONS, Options
 from supervisor.endpoints import (
@@ -107,6 +108,7 @@ class AcceptingListener(Listener):
         self._sock, self.endpoint = self._listen(endpoint)
         self._file = endpoint_file(self.endpoint)
         self._options = options
+        self._complaints = Complaints()
         self._host: Host | None = None
         self._pause: asyncio.TimerHandle | None = None
 
@@ -119,6 +121,7 @@ class AcceptingListener(Listener):
             asyncio.get_running_loop().remove_reader(self._sock)
         if self._pause is not None:
             self._pause.cancel()
+        self._complaints.close()
         # podman has QEMU bind its monitor to the path of the listener it came by.
         is_ours = endpoint_file(self.endpoint) == self._file
         self._sock.close()
@@ -145,12 +148,12 @@ class AcceptingListener(Listener):
         try:
             peer, uid = self._prepare(sock, address)
         except OSError as error:
-            log.info("a connection to %s ended at once: %s", self.endpoint, error)
+            self._complaints.add(f"a connection to {self.endpoint} ended at once: {error}")
             sock.close()
             return
         if self._options.allow_uid and uid not in self._options.allow_uid:
             whose = "a user the system does not tell" if uid is None else f"uid {uid}"
-            log.warning("refused a connection to %s of %s: allow-uid does not name it", self.endpoint, whose)
+            self._complaints.add(f"refused a connection to {self.endpoint} of {whose}: allow-uid does not name it")
             sock.close()
             return
         assert self._host is not None

@@ -9,7 +9,6 @@ system tells how many are connected; where it does not, each is taken to be alon
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from typing import ClassVar
 
@@ -22,8 +21,6 @@ from supervisor.endpoints import UNIX, Endpoint, UrlForm, unix_form
 
 LOOKS = 3
 """At the count of references, of which the least counts: a sender has one for a moment."""
-
-log = logging.getLogger(__name__)
 
 
 class VfkitListener(DatagramListener):
@@ -59,7 +56,7 @@ class VfkitListener(DatagramListener):
         try:
             self._sock = self._replace_socket()
         except OSError as error:
-            log.error("dropped a VM on %s: no socket for the next: %s", self.endpoint, error)
+            self._complaints.add(f"dropped a VM on {self.endpoint}: no socket for the next: {error}")
             return self._listen()
         waiting = [datagram for datagram in (first, *drain(sock)) if self._may_attach(datagram)]
         senders = {datagram.sender for datagram in waiting}
