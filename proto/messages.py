@@ -3,7 +3,7 @@
 Who speaks to whom (``docs/architecture.md`` has the picture):
 
 - supervisor -> zygote, over a unix SEQPACKET socket with descriptors attached: `Spawn`; zygote -> supervisor:
-  `ZygoteReady`, `Spawned`, `Exited`.
+  `ZygoteReady`, `Spawned`, `NotSpawned`, `Exited`.
 - worker -> supervisor, over ZeroMQ: `Hello`, `LeaseRequest`, `LeaseRelease`, `GuestSeen`, `LinkClosed`, `WorkerStats`.
 - supervisor -> worker, over ZeroMQ: `GetStats`, `UpdateNetwork`, `RemoveForward`, `Shutdown`; and over the worker's
   SEQPACKET socket, because a descriptor travels with them: `AddForward`, `CallGuest`. What concerns the other VMs of a
@@ -150,6 +150,15 @@ class Spawned:
 
     vm_id: str
     pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotSpawned:
+    """The system has no process for a worker."""
+
+    vm_id: str
+    error: int
+    """The errno."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 
 from proto.errors import ChannelError, CodecError, RequestTimeout
 from proto.fdpass import FdChannel
-from proto.messages import Exited, Failure, Spawn, Spawned, ZygoteReady
-from supervisor.errors import StartError
+from proto.messages import Exited, Failure, NotSpawned, Spawn, Spawned, ZygoteReady
+from supervisor.errors import NoWorker, StartError
 
 SPAWN_TIMEOUT = 5.0
 START_TIMEOUT = 20.0
@@ -124,7 +124,8 @@ class Zygote:
             await end(self._process, patience)
 
     async def spawn(self, message: Spawn, fds: Sequence[int]) -> int:
-        """Fork a worker; its pid. Raises ChannelError when that does not work in `SPAWN_TIMEOUT`."""
+        """Fork a worker; its pid. Raises NoWorker at once where the system has no process for it, ChannelError when it
+        does not work in `SPAWN_TIMEOUT` for another reason."""
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._spawning[message.vm_id] = future
         try:
@@ -204,6 +205,8 @@ class Zygote:
                 self._up.set()
             elif isinstance(message, Spawned):
                 self._on_spawned(message)
+            elif isinstance(message, NotSpawned):
+                self._on_not_spawned(message)
             elif isinstance(message, Exited):
                 self._on_exited(message)
             elif isinstance(message, Failure):
@@ -220,6 +223,11 @@ class Zygote:
         log.warning("worker %d of %s came too late; killed", message.pid, message.vm_id)
         with contextlib.suppress(ProcessLookupError):
             os.kill(message.pid, signal.SIGKILL)
+
+    def _on_not_spawned(self, message: NotSpawned) -> None:
+        future = self._spawning.get(message.vm_id)
+        if future is not None and not future.done():
+            future.set_exception(NoWorker(message.error))
 
     def _on_exited(self, message: Exited) -> None:
         future = self._running.get(message.pid)

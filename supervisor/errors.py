@@ -6,9 +6,17 @@
     +-- StartError     the world refuses: an address in use, a state of a newer release (exit status 1)
     |   +-- ListenError    the system refuses an address to listen on
     +-- ConfigError    the operator asked for something impossible; names the setting (exit status 2)
+
+And what a running service lacks::
+
+    ChannelError
+    +-- NoWorker       the system's limits leave no room for another worker; names the limit and what raises it
 """
 
-from proto.errors import MoorageError
+import os
+
+from proto.errors import ChannelError, MoorageError
+from supervisor.limits import in_the_way
 
 
 class StartError(MoorageError):
@@ -26,3 +34,10 @@ class ListenError(StartError):
 
 class ConfigError(MoorageError):
     """A flag or a configuration key is wrong; the message names it and says what was expected."""
+
+
+class NoWorker(ChannelError):
+    """There cannot be another worker now."""
+
+    def __init__(self, error: int) -> None:
+        super().__init__(f"{os.strerror(error).lower()}: {in_the_way(error)}")

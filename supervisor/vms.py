@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import errno
 import itertools
 import logging
 import os
@@ -38,6 +39,7 @@ from proto.messages import (
 from supervisor.attach.listener import Attachment
 from supervisor.capture_file import CaptureFile
 from supervisor.children import Backoff, Zygote, status_in_words
+from supervisor.errors import NoWorker
 from supervisor.networks import Network
 
 STATUS_PATIENCE = 0.3
@@ -313,6 +315,11 @@ class Vms:
             started = time.monotonic()
             try:
                 worker = await self._start_worker(vm)
+            except NoWorker as error:
+                if vm.runs == 0 and vm.attachment.gone is None:  # it can come again, which a device cannot
+                    log.error("refused %s: no worker for it: %s", vm.id, error)
+                    return vm.close("no worker for it")
+                ending, status = str(error), None
             except (ChannelError, OSError) as error:
                 ending, status = str(error), None
             else:
@@ -336,7 +343,10 @@ class Vms:
             await asyncio.wait([vm.closed], timeout=delay)
 
     async def _start_worker(self, vm: Vm) -> Worker:
-        ours, theirs = FdChannel.pair()
+        try:
+            ours, theirs = FdChannel.pair()
+        except OSError as error:
+            raise NoWorker(error.errno or errno.EMFILE) from error
         # Hosts may be many and change often: they follow the hello, over the channel that takes large messages.
         network = dataclasses.replace(vm.network.describe(vm.id, time.time()), hosts={})
         message = Spawn(

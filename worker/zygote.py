@@ -5,13 +5,14 @@ So a worker starts in milliseconds and shares its code's pages with all others. 
 children off the shared objects, which would otherwise be copied just to be looked at.
 
 Speaks with the supervisor over the SEQPACKET socket FD: `Spawn` with the VM's socket and the worker's end of its own
-channel comes in; `Spawned`, `Exited`, or `Failure` for a request that was refused go out. At the end of that socket the
-zygote exits; the workers live on.
+channel comes in; `Spawned` or `NotSpawned`, `Exited`, or `Failure` for a request that was refused go out. At the end
+of that socket the zygote exits; the workers live on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import logging
 import os
@@ -23,7 +24,7 @@ import sys
 
 from proto.errors import CodecError
 from proto.fdpass import FdChannel
-from proto.messages import Exited, Failure, Spawn, Spawned, ZygoteReady
+from proto.messages import Exited, Failure, NotSpawned, Spawn, Spawned, ZygoteReady
 from worker import main as worker_main
 
 EXIT_CRASHED = 70
@@ -81,8 +82,7 @@ class Zygote:
         try:
             pid = os.fork()
         except OSError as error:
-            log.error("cannot start a worker for %s: %s", spawn.vm_id, error)
-            self._channel.send(Failure("unavailable", f"cannot start a worker for {spawn.vm_id}: {error.strerror}"))
+            self._channel.send(NotSpawned(spawn.vm_id, error.errno or errno.EAGAIN))
             return
         if pid == 0:
             self._become_worker(spawn, link_fds, channel_fd)

@@ -17,10 +17,12 @@ from supervisor.attach.link import SocketLink
 from supervisor.attach.listener import Attachment, Host, StreamListener
 from supervisor.attach.options import NO_OPTIONS, Options
 from supervisor.endpoints import Endpoint
+from supervisor.limits import open_files
 
 HANDSHAKE_TIMEOUT = 5.0
 MAX_HANDSHAKES = 1024
-"""On one listener at a time. When another comes, the oldest has had its chance."""
+"""On one listener at a time, or an eighth of what descriptors there may be. When another comes, the oldest has had its
+chance."""
 
 
 class HandshakeError(Exception):
@@ -34,6 +36,7 @@ class GreetingListener(StreamListener):
         super().__init__(endpoint, options)
         self._handshakes: dict[asyncio.Task[None], None] = {}
         """Under way, the oldest first."""
+        self._most = min(MAX_HANDSHAKES, open_files() // 8)
 
     def close(self) -> None:
         super().close()
@@ -48,10 +51,10 @@ class GreetingListener(StreamListener):
         """
 
     def _welcome(self, sock: socket.socket, peer: str, host: Host) -> None:
-        if len(self._handshakes) >= MAX_HANDSHAKES:
+        if len(self._handshakes) >= self._most:
             oldest = next(iter(self._handshakes))
             del self._handshakes[oldest]
-            oldest.cancel(f"{MAX_HANDSHAKES} others came after it")
+            oldest.cancel(f"{self._most} others came after it")
         task = asyncio.get_running_loop().create_task(self._greet(sock, peer, host))
         self._handshakes[task] = None
         task.add_done_callback(lambda done: self._end(done, sock))

@@ -30,6 +30,7 @@ from supervisor.endpoints import (
     listen,
     unlink_endpoint,
 )
+from supervisor.limits import in_the_way
 
 ACCEPT_PAUSE = 1.0
 """s; when accept fails (no descriptors left), trying again at once would only spin."""
@@ -138,7 +139,7 @@ class AcceptingListener(Listener):
         except (BlockingIOError, ConnectionError):
             return  # the client was gone before we came
         except OSError as error:
-            log.error("cannot accept on %s: %s", self.endpoint, error)
+            log.error("cannot accept on %s: %s: %s", self.endpoint, error.strerror, in_the_way(error.errno))
             if self._host is not None:
                 self._host.on_error()
             loop = asyncio.get_running_loop()

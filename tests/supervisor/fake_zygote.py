@@ -21,6 +21,7 @@ A forwarded TCP port answers each connection with ``vm_id forward_id`` and close
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ from proto.messages import (
     Hello,
     LeaseRequest,
     LinkClosed,
+    NotSpawned,
     RemoveForward,
     Shutdown,
     Spawn,
@@ -52,6 +54,9 @@ from proto.messages import (
     ZygoteReady,
 )
 from proto.switch import AddPeer, JoinSwitch, RemovePeer, SetGuest
+
+FULL = "MOORAGE_TEST_FULL"
+"""In the environment: while there is a file of this name, there is no room for another worker."""
 
 
 class FakeWorker:
@@ -215,6 +220,11 @@ def main() -> None:
             message, fds = channel.recv()
         except EOFError:
             return
+        if FULL in os.environ and os.path.exists(os.environ[FULL]):
+            for fd in fds:
+                os.close(fd)
+            channel.send(NotSpawned(message.vm_id, errno.EAGAIN))
+            continue
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -149,6 +149,35 @@ def test_a_worker_that_keeps_dying_is_given_time_and_the_service_lives_on() -> N
     play(scenario)
 
 
+def test_a_vm_is_refused_while_the_system_has_no_process_for_its_worker(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario(directory: Path) -> None:
+        full = directory / "full"
+        monkeypatch.setenv("MOORAGE_TEST_FULL", str(full))
+        async with running(directory) as host:
+            before = await host.attach()
+            full.touch()
+            refused = await asyncio.open_unix_connection(str(directory / "run" / "qemu.sock"))
+            assert await asyncio.wait_for(refused[0].read(), 5) == b""
+            refused[1].close()
+            before.writer.write(b"crash\n")
+            await until(lambda: _says(caplog, "the worker of vm1 died (resource temporarily unavailable: "))
+            full.unlink()
+            after = await host.attach()
+            assert await before.say("count 1") == await after.say("count 1") == "ok"
+            for guest in (before, after):
+                await guest.close()
+
+    play(scenario)
+    (line,) = [record.getMessage() for record in caplog.records if "refused" in record.getMessage()]
+    assert line.startswith("refused vm2: no worker for it: resource temporarily unavailable: the ")
+
+
+async def _says(caplog: pytest.LogCaptureFixture, what: str) -> bool:
+    return any(what in record.getMessage() for record in caplog.records)
+
+
 async def _has_restarted(host: Host, times: int) -> bool:
     (vm,) = await host.vms()
     return vm.restarts == times

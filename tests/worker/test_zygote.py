@@ -1,6 +1,7 @@
 """The zygote as the supervisor runs it, its workers on the real engine, with the test as supervisor and guest."""
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -27,11 +28,13 @@ from proto.messages import (
     LeaseRequest,
     LinkClosed,
     Network,
+    NotSpawned,
     Shutdown,
     Spawn,
     Spawned,
     ZygoteReady,
 )
+from worker.zygote import Zygote
 
 pytestmark = pytest.mark.system
 
@@ -180,6 +183,21 @@ def test_workers_share_no_descriptors_with_each_other(tmp_path: Path) -> None:
             channel.close()
 
     play(tmp_path, scenario)
+
+
+def test_who_asks_for_a_worker_is_told_when_there_is_no_process_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room() -> int:
+        raise OSError(errno.EAGAIN, "no room")
+
+    ours, theirs = FdChannel.pair()
+    zygote = Zygote.__new__(Zygote)  # without its signal handlers
+    zygote._channel = theirs
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fork", no_room)
+        zygote._spawn(Spawn("vm-1", "stream32", NETWORK, ""), [], -1)
+    assert ours.recv() == (NotSpawned("vm-1", errno.EAGAIN), [])
+    ours.close()
+    theirs.close()
 
 
 def test_messages_that_are_no_spawn_are_refused_and_the_zygote_goes_on(tmp_path: Path) -> None:
