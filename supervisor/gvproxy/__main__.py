@@ -26,19 +26,23 @@ from supervisor import logs
 from supervisor.errors import ConfigError, StartError
 from supervisor.gvproxy import yaml_file
 from supervisor.gvproxy.command_line import FLAGS
-from supervisor.gvproxy.plan import LOG_FORMAT, Plan, make
+from supervisor.gvproxy.plan import LOG_FORMAT, RUNTIME, Plan, make
 from supervisor.limits import raise_open_files
+from supervisor.paths import check_socket_paths
 from supervisor.service import Service
 
 COMMAND = "gvproxy"
 REMOVER = ("/bin/sh", "-c", 'trap "" HUP INT TERM; read -r _; rm -rf -- "$0"')
 """Removes the directory it is given when its standard input ends, which it does with the process at the other end."""
 
+SHORT_BASE = "/tmp"
+
 log = logging.getLogger(COMMAND)
 
 
 def main() -> NoReturn:
     """Be gvproxy."""
+    _open_standard_files()
     flags = _flags()
     if flags["version"]:
         print(_version())
@@ -56,6 +60,18 @@ def main() -> NoReturn:
         reason = str(error)
     log.error("gvproxy exiting: %s", reason)
     sys.exit(0)
+
+
+def _open_standard_files() -> None:
+    """Those of the first three descriptors that whoever started us has closed lead nowhere, as in every Go program."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nowhere, fd)  # the lowest free descriptor may be this very one, which then has to be inheritable
+            os.set_inheritable(fd, True)
+            if nowhere != fd:
+                os.close(nowhere)
+            setattr(sys, name, open(fd, "w" if fd else "r", closefd=False))  # noqa: SIM115  # as long as we run
 
 
 def _flags() -> dict[str, Any]:
@@ -139,7 +155,7 @@ def _own_directory() -> Iterator[Path]:
     Raises StartError.
     """
     try:
-        directory = tempfile.mkdtemp(prefix="moorage-")
+        directory = tempfile.mkdtemp(prefix="moorage-", dir=_base())
         remover = subprocess.Popen([*REMOVER, directory], stdin=subprocess.PIPE, start_new_session=True)
     except OSError as error:
         raise StartError(f"cannot use a temporary directory: {error.strerror or error}") from error
@@ -147,6 +163,16 @@ def _own_directory() -> Iterator[Path]:
         yield Path(directory)
     finally:
         remover.communicate()
+
+
+def _base() -> str:
+    """Where that directory is: $TMPDIR, unless its name leaves no room for those of sockets."""
+    usual = tempfile.gettempdir()
+    try:
+        check_socket_paths(Path(usual, "moorage-12345678", RUNTIME))
+    except ConfigError:
+        return SHORT_BASE
+    return usual
 
 
 @contextlib.contextmanager

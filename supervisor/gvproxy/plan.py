@@ -34,6 +34,8 @@ LEVELS = {
 }
 """logrus's, and ours."""
 LOG_FORMAT: LogFormat = "logrus"
+RUNTIME = "run"
+"""The part of a run's own directory that has its sockets."""
 NO_DUMPS = (
     "-debug: packets are not dumped here, -pcap FILE and `moorage capture` show them; nor are bytes counted every 5 s, "
     "and there is no /debug/pprof: see /stats, /v1/vms and /metrics"
@@ -58,7 +60,7 @@ class Plan:
 
     def settings(self, directory: Path) -> Settings:
         """With everything that is kept in a directory of the run's own. Raises ConfigError."""
-        return load({**self.values, "runtime-dir": directory / "run", "state-dir": directory / "state"}, None)
+        return load({**self.values, "runtime-dir": directory / RUNTIME, "state-dir": directory / "state"}, None)
 
 
 def make(flags: Mapping[str, Any], file: ConfigFile | None) -> Plan:

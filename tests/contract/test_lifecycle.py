@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.guests.bare import BareVm
-from tests.guests.gvproxy import Gvproxy, Notified
+from tests.guests.gvproxy import MAC, READY, Gvproxy, Notified
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace
 from tests.guests.service import MOORAGE
@@ -25,6 +25,7 @@ from tests.guests.waiting import wait_for
 pytestmark = pytest.mark.guest
 
 NO_SSH = ("-ssh-port", "-1")
+OTHER = "5a:94:ef:e4:0c:ef"
 SOCKETS = ("-listen", "unix://DIR/api.sock", "-listen-qemu", "unix://DIR/qemu.sock")
 
 
@@ -77,6 +78,33 @@ def test_a_kill_ends_all_of_it(host: Namespace, tmp_path: Path, monkeypatch: pyt
         (tmp_path / name).unlink()
     with Gvproxy(host, tmp_path, *SOCKETS, "-ssh-port", "2300", "-pid-file", "DIR/pid") as again:
         assert again.get("/services/forwarder/all")[0]["local"] == "127.0.0.1:2300"
+
+
+def test_a_long_name_of_the_temporary_directory_is_in_nobodys_way(
+    host: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It keeps its own sockets where their names have room."""
+    (tmp_path / ("long" * 20)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("long" * 20)))
+    with Gvproxy(host, tmp_path, *SOCKETS, *NO_SSH) as running, running.attach() as vm:
+        assert vm.discover() == "192.168.127.2"
+        assert running.stop() == 0
+
+
+def test_closed_standard_files_lead_nowhere(host: Namespace, tmp_path: Path) -> None:
+    """Go's runtime opens what is closed of descriptors 0 to 2 on /dev/null: scripts start daemons without them."""
+    pid, log = tmp_path / "pid", tmp_path / "log"
+    command = f"exec {MOORAGE} gvproxy -ssh-port -1 -listen-qemu unix://{tmp_path}/qemu -pid-file {pid} -log-file {log}"
+    process = host.start("sh", "-c", f"{command} <&- >&- 2>&-")
+    wait_for(lambda: log.exists() and READY in log.read_text(), 30.0, "gvproxy to be ready")
+    for process_of_it in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        files = [os.readlink(f"/proc/{process_of_it.pid}/fd/{fd}") for fd in range(3)]
+        assert not [file for file in files if not file.startswith(("/dev/null", "pipe:", str(log)))], files
+    with BareVm(tmp_path / "qemu", MAC, timeout=15) as vm:
+        assert vm.discover() == "192.168.127.2"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    assert log.read_text().endswith('msg="gvproxy exiting: signal caught"\n')
 
 
 def test_it_is_found_by_its_name(host: Namespace, tmp_path: Path) -> None:
@@ -196,6 +224,19 @@ def test_a_qemu_that_disconnects_ends_it_with_status_0(host: Namespace, tmp_path
     assert exiting == lost.replace('msg="', 'msg="gvproxy exiting: ')
     assert last_line(running).endswith(exiting)
     assert not (tmp_path / "pid").exists()
+
+
+def test_the_first_of_several_vms_that_leaves_ends_it(host: Namespace, tmp_path: Path) -> None:
+    """QEMU disconnect ends the whole process (exit 0); better: a second VM is not left waiting meanwhile"""
+    with (
+        Gvproxy(host, tmp_path, *SOCKETS, *NO_SSH) as running,
+        running.attach() as first,
+        running.attach(OTHER) as second,
+    ):
+        assert (first.discover(), second.discover()) == ("192.168.127.2", "192.168.127.3")
+        assert running.get("/cam") == {MAC: 0, OTHER: 1}
+        second.close()
+        assert running.ended() == 0
 
 
 def test_a_path_that_another_has_taken_stays_the_others(host: Namespace, tmp_path: Path) -> None:
