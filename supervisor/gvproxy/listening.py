@@ -90,6 +90,8 @@ class Listening:
         endpoint = parse_endpoint(_with_host(url), forms)
         if isinstance(endpoint, UnixEndpoint):  # whoever the umask lets may connect, as Go's `net.Listen` leaves it
             endpoint = dataclasses.replace(endpoint, path=unquote(endpoint.path), is_plain=True)
+            if "\0" in endpoint.path:
+                raise ValueError(f"expected a path without a zero byte, got {url!r}")
         self.told[endpoint] = f"{trouble}: listen {given.scheme} {given.netloc or unquote(given.path)}"
         return endpoint
 

@@ -412,7 +412,9 @@ def test_a_listen_url_of_another_scheme_is_unexpected(flag: str, trouble: str) -
     assert exiting(flag, "http://127.0.0.1:1") == f"{trouble}: unexpected scheme"
 
 
-@pytest.mark.parametrize("url", ["tcp://127.0.0.1", "tcp://[::", "unix://here", "vsock://a:b", "unix:///" + "x" * 200])
+@pytest.mark.parametrize(
+    "url", ["tcp://127.0.0.1", "tcp://[::", "unix://here", "vsock://a:b", "unix:///a%00b", "unix:///" + "x" * 200]
+)
 def test_a_listen_url_that_is_none_ends_it_with_a_sentence(url: str) -> None:
     """Exit status 0 for listen failure; better: it says what was expected"""
     plan = make(parse(FLAGS, ["-listen", url]), None)
