@@ -223,8 +223,10 @@ def test_udhcpc_is_started_with_each_link_and_ends_with_the_agent(
         (["--connect", "stdio:no-such-program --flag"], "no program 'no-such-program'"),
     ],
 )
-def test_a_bad_argument_is_named_and_ends_with_status_2(arguments: list[str], complaint: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "agent", *arguments], capture_output=True, text=True, check=False)
+def test_a_bad_argument_is_named_and_ends_with_status_2(tmp_path: Path, arguments: list[str], complaint: str) -> None:
+    argv = [sys.executable, "-m", "agent", *arguments]
+    env = os.environ | {"PATH": str(tmp_path)}  # with no program in it, whatever this machine has
+    done = subprocess.run(argv, capture_output=True, text=True, env=env, check=False)
     assert done.returncode == 2
     assert complaint in done.stderr
 
