@@ -6,6 +6,7 @@ The texts are gvproxy's, which are mostly those of Go's `net`, `net/url` and `st
 from __future__ import annotations
 
 import re
+import socket
 from dataclasses import dataclass
 from urllib.parse import SplitResult, parse_qs, unquote, unquote_plus, urlsplit
 
@@ -38,10 +39,18 @@ def parse_local(protocol: str, local: str) -> tuple[str, int]:
     elif ":" in host:
         raise _refused(f"{listen}address {local}: too many colons in address")
     if not _is_number(port or "0"):
-        raise _refused(f"{listen}lookup {protocol}/{port}: unknown port")
+        return host, _port_of_service(protocol, port, listen)
     if _value(port or "0") > MAX_PORT:
         raise _refused(f"{listen}address {port}: invalid port")
     return host, _value(port or "0")
+
+
+def _port_of_service(protocol: str, name: str, listen: str) -> int:
+    """As services(5) has it. Raises RequestFailed."""
+    try:
+        return socket.getservbyname(name.lower(), protocol)
+    except (OSError, ValueError) as error:  # a name that no service could have is a ValueError
+        raise _refused(f"{listen}lookup {protocol}/{name}: unknown port") from error
 
 
 def parse_remote(protocol: str, remote: str) -> GuestAddress | CarrySsh:

@@ -188,6 +188,16 @@ def test_a_forward_without_a_host_listens_on_every_address_of_ipv4_and_ipv6(serv
         connect(service, host, 7010).close()
 
 
+def test_a_port_may_be_a_services_name(service: Service) -> None:
+    """Go's `net` looks it up; `lookup udp/80a: unknown port` where there is none of that name"""
+    port = socket.getservbyname("http-alt", "tcp")
+    assert expose(service, "127.0.0.1:HTTP-alt") == (200, "")
+    connect(service, "127.0.0.1", port).close()
+    assert unexpose(service, "127.0.0.1:HTTP-alt") == (200, "")
+    for name in ("no\0ne", "h\u00e9"):
+        assert expose(service, f":{name}") == (500, f"listen tcp: lookup tcp/{name}: unknown port\n")
+
+
 def test_a_forward_listens_on_the_address_it_names_and_no_other(service: Service) -> None:
     """local as `ip:port`, and as `[v6]:port`"""
     assert expose(service, "127.0.0.1:7011") == (200, "")
