@@ -11,9 +11,7 @@ from flask import Blueprint, Response, request
 from api.handover import hand_over
 from api.mux import ANY_METHOD
 from proto.errors import RequestFailed
-from proto.messages import AttachLink, Framing
-
-FRAMINGS: dict[str, Framing] = {"": "stream16", "qemu": "stream32"}
+from proto.messages import CONNECT_FRAMINGS, AttachLink
 
 blueprint = Blueprint("connect", __name__)
 
@@ -22,6 +20,6 @@ blueprint = Blueprint("connect", __name__)
 def connect() -> Response:
     """Any method will do, as with gvproxy."""
     asked = request.args.get("framing", "")
-    if asked not in FRAMINGS:
+    if asked not in CONNECT_FRAMINGS:
         raise RequestFailed.because("bad-request", f"framing: expected qemu or nothing, got {asked!r}")
-    return hand_over(AttachLink(FRAMINGS[asked], request.args.get("network", "default")))
+    return hand_over(AttachLink(CONNECT_FRAMINGS[asked], request.args.get("network", "default")))

@@ -25,6 +25,8 @@ from proto.logrus import LogFormat
 
 Framing = Literal["stream32", "stream16", "messages", "tap", "tap-vnet"]
 """How frames lie on the link: a stream with 4-byte big-endian or 2-byte little-endian lengths, or a frame a message."""
+CONNECT_FRAMINGS: dict[str, Framing] = {"": "stream16", "qemu": "stream32"}
+"""By what ``/connect?framing=`` says."""
 
 ForwardProtocol = Literal["tcp", "udp", "unix"]
 ForwardSource = Literal["keep", "gateway"]

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from proto.messages import Framing
+from proto.messages import CONNECT_FRAMINGS, Framing
 from supervisor.attach.handshake import GreetingListener, HandshakeError, receive_through
 from supervisor.attach.listener import Host
 from supervisor.endpoints import (
@@ -47,8 +47,6 @@ HYPERKIT_NAME = "{:08x}.{:08x}"
 MAX_HEAD = 8192
 """Bytes of the HTTP request; gvforwarder's has 85."""
 PATH = "/connect"
-FRAMINGS: dict[str, Framing] = {"": "stream16", "qemu": "stream32"}
-"""By what ``/connect?framing=`` says."""
 
 _LINE_END = re.compile(rb"\n")
 _HEAD_END = re.compile(rb"\r?\n\r?\n")
@@ -137,6 +135,6 @@ def framing_asked(head: bytes) -> Framing:
     if _BODY.search(head):
         raise HandshakeError("expected a request without a body")
     asked = parse_qs(target.query).get("framing", [""])[-1]
-    if asked not in FRAMINGS:
+    if asked not in CONNECT_FRAMINGS:
         raise HandshakeError(f"expected framing=qemu or none, got {asked[:60]!r}")
-    return FRAMINGS[asked]
+    return CONNECT_FRAMINGS[asked]

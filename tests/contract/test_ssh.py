@@ -8,7 +8,6 @@ import shlex
 import socket
 import socketserver
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.guests.guest import build_probe
 from tests.guests.gvproxy import MAC, Gvproxy
 from tests.guests.host import make_host
 from tests.guests.namespace import Namespace, NamespaceGuest
+from tests.guests.servers import UnixServer, serving
 from tests.guests.sshd import SshServer, make_server, sshd
 
 pytestmark = pytest.mark.guest
@@ -80,18 +80,8 @@ def echo(path: Path) -> Iterator[None]:
         def handle(self) -> None:
             self.wfile.write(b"heard " + self.rfile.read())
 
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = True
-        request_queue_size = 100
-
-    with Server(str(path), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(UnixServer(str(path), Handler)):
+        yield
 
 
 @contextlib.contextmanager

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -27,18 +25,9 @@ def guest(service: Service, attach: Attach) -> NamespaceGuest:
     return guest
 
 
-@contextlib.contextmanager
-def forwarded(service: Service, local: str, remote: str, protocol: str = "tcp") -> Iterator[None]:
-    service.expose(local, remote, protocol)
-    try:
-        yield
-    finally:
-        assert service.request("POST", "/services/forwarder/unexpose", {"local": local, "protocol": protocol})[0] == 200
-
-
 def test_datagrams_pass_a_forwarded_port_both_ways(service: Service, guest: NamespaceGuest) -> None:
     with udp_echo(guest.namespace, guest.lease.ip) as port:
-        with forwarded(service, "127.0.0.1:5300", f"{guest.lease.ip}:{port}", "udp"):
+        with service.exposed("127.0.0.1:5300", f"{guest.lease.ip}:{port}", "udp"):
             with service.host.entered():
                 client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             with client:
@@ -65,7 +54,7 @@ def test_half_close_passes_a_forwarded_port_both_ways(service: Service, guest: N
     server = threading.Thread(target=answer)
     server.start()
     message = bytes(range(256)) * (SIZE // 256)
-    with listener, forwarded(service, "127.0.0.1:5301", f"{guest.lease.ip}:{listener.getsockname()[1]}"):
+    with listener, service.exposed("127.0.0.1:5301", f"{guest.lease.ip}:{listener.getsockname()[1]}"):
         with service.host.entered():
             client = socket.create_connection(("127.0.0.1", 5301), 10)
         with client:
@@ -78,7 +67,7 @@ def test_half_close_passes_a_forwarded_port_both_ways(service: Service, guest: N
 
 
 def test_a_port_that_the_guest_does_not_serve_resets_the_client(service: Service, guest: NamespaceGuest) -> None:
-    with forwarded(service, "127.0.0.1:5302", f"{guest.lease.ip}:9"):
+    with service.exposed("127.0.0.1:5302", f"{guest.lease.ip}:9"):
         with service.host.entered(), pytest.raises(ConnectionResetError):
             with socket.create_connection(("127.0.0.1", 5302), 5) as client:  # may find it reset already
                 client.recv(1)
@@ -132,7 +121,7 @@ def test_a_forward_to_a_host_name_follows_it(service: Service, attach: Attach) -
         assert service.request("POST", "/services/dns/add", zone)[0] == 200
 
     record("web")
-    with forwarded(service, "127.0.0.1:5306", "WEB:80"), forwarded(service, "127.0.0.1:5307", "www.lab:80"):
+    with service.exposed("127.0.0.1:5306", "WEB:80"), service.exposed("127.0.0.1:5307", "www.lab:80"):
         assert (fetched(5306), fetched(5307)) == ("web\n", "web\n")
         record("other")
         assert (fetched(5306), fetched(5307)) == ("web\n", "other\n")
@@ -153,7 +142,7 @@ def test_a_forward_waits_for_its_guest(service: Service, attach: Attach) -> None
     lease = guest.configure()
     guest.close()
     wait_for(lambda: all(vm["mac"] != guest.mac for vm in service.get("/v1/vms")["vms"]), 5, "the VM to be gone")
-    with forwarded(service, "127.0.0.1:5304", f"{lease.ip}:80"):
+    with service.exposed("127.0.0.1:5304", f"{lease.ip}:80"):
         back = attach(service, guest.mac)
         back.configure()
         back.sh("d=$(mktemp -d) && echo back >$d/index.html && busybox httpd -p 80 -h $d")

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import http.server
 import socket
-import socketserver
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.guests.namespace import NamespaceGuest
+from tests.guests.servers import UnixServer, serving
 from tests.guests.service import Attach, Service
 from tests.guests.sshd import SshServer, make_server, sshd
 
@@ -34,15 +33,6 @@ def guest(service: Service, attach: Attach) -> NamespaceGuest:
     guest = attach(service)
     guest.configure()
     return guest
-
-
-@contextlib.contextmanager
-def exposed(service: Service, local: str, remote: str, protocol: str) -> Iterator[None]:
-    service.expose(local, remote, protocol)
-    try:
-        yield
-    finally:
-        assert service.request("POST", "/services/forwarder/unexpose", {"local": local, "protocol": protocol})[0] == 200
 
 
 @contextlib.contextmanager
@@ -73,19 +63,11 @@ def engine_api(path: Path) -> Iterator[list[str]]:
         def log_message(self, format: str, *args: object) -> None:
             """Keep the test's output clean."""
 
-    class Server(socketserver.ThreadingUnixStreamServer):
-        daemon_threads = True
-        request_queue_size = 100
-
-    with Server(str(path), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-        thread.start()
-        try:
+    try:
+        with serving(UnixServer(str(path), Handler)):
             yield bodies
-        finally:
-            server.shutdown()
-            thread.join()
-            path.unlink()
+    finally:
+        path.unlink()
 
 
 def on_host(service: Service, *argv: str) -> subprocess.CompletedProcess[str]:
@@ -107,10 +89,10 @@ def way_in(way: str, service: Service, guest: NamespaceGuest, sock: Path) -> Ite
     if way == "tunnel":
         yield f"{proxy} {service.api_path} {guest.lease.ip} 22"
     elif way == "port":
-        with exposed(service, "127.0.0.1:2222", f"{guest.lease.ip}:22", "tcp"):
+        with service.exposed("127.0.0.1:2222", f"{guest.lease.ip}:22", "tcp"):
             yield "Port=2222"
     else:
-        with exposed(service, str(sock), f"tcp://{guest.lease.ip}:22", "unix"):
+        with service.exposed(str(sock), f"tcp://{guest.lease.ip}:22", "unix"):
             assert sock.stat().st_mode & 0o777 == 0o600
             yield f"{proxy} {sock}"
         assert not sock.exists()
@@ -160,7 +142,7 @@ def test_an_api_on_a_unix_socket_of_the_guest_is_reached_over_ssh(
     """As docker's contexts: the SSH connection is made when first used, shared by all, and made again after a reboot"""
     inside, sock = tmp_path / "engine.sock", tmp_path / "docker.sock"
     remote = f"ssh-tunnel://root@{guest.lease.ip}:22{inside}?key={server.key}"
-    with engine_api(inside) as bodies, exposed(service, str(sock), remote, "unix"):
+    with engine_api(inside) as bodies, service.exposed(str(sock), remote, "unix"):
         assert sock.stat().st_mode & 0o777 == 0o600
         with sshd(guest, server):
             assert curl(service, sock, "/version") == '{"Version":"1"}\n'

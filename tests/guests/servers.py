@@ -90,7 +90,7 @@ def file_server(host: Namespace, address: str = "127.0.0.1") -> Iterator[FileSer
     with host.entered():
         server = http.server.ThreadingHTTPServer((address, 0), Handler)
     files.port = server.server_address[1]
-    with _serving(server):
+    with serving(server):
         yield files
 
 
@@ -109,7 +109,7 @@ def udp_echo(host: Namespace, address: str = "127.0.0.1") -> Iterator[int]:
 
     with host.entered():
         server = Server((address, 0), Handler)
-    with _serving(server):
+    with serving(server):
         yield server.server_address[1]
 
 
@@ -190,7 +190,7 @@ def dns_server(host: Namespace, zone: str, address: str = "127.0.0.1", port: int
         datagrams = socketserver.UDPServer((address, port), Datagram)
         streams = StreamServer((address, datagrams.server_address[1]), Stream)
     names = Names(zone, address, datagrams.server_address[1])
-    with _serving(datagrams), _serving(streams):
+    with serving(datagrams), serving(streams):
         yield names
 
 
@@ -207,12 +207,19 @@ def tcp_server(host: Namespace, handle: Callable[[socket.socket], None], address
 
     with host.entered():
         server = Server((address, 0), Handler)
-    with _serving(server):
+    with serving(server):
         yield server.server_address[1]
 
 
+class UnixServer(socketserver.ThreadingUnixStreamServer):
+    """On a path."""
+
+    daemon_threads = True
+    request_queue_size = 100
+
+
 @contextlib.contextmanager
-def _serving(server: socketserver.BaseServer) -> Iterator[None]:
+def serving(server: socketserver.BaseServer) -> Iterator[None]:
     """Answer in a thread during the block."""
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -164,6 +165,16 @@ class Service:
         body = {"local": local, "remote": remote, "protocol": protocol}
         status, text = self.request("POST", "/services/forwarder/expose", body)
         assert status == 200, text
+
+    @contextlib.contextmanager
+    def exposed(self, local: str, remote: str, protocol: str = "tcp") -> Iterator[None]:
+        """A forward for the length of a block."""
+        self.expose(local, remote, protocol)
+        try:
+            yield
+        finally:
+            body = {"local": local, "protocol": protocol}
+            assert self.request("POST", "/services/forwarder/unexpose", body)[0] == 200
 
     def vm(self, mac: str) -> dict[str, Any]:
         """The VM of this MAC in ``/v1/vms``, waited for."""
