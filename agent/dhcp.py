@@ -27,7 +27,7 @@ MAX_PAUSE = 60.0
 """s; poll does not count the time that the machine sleeps, the client's clock does."""
 PROGRAMS = {
     "udhcpc": ("udhcpc", "-f", "-i"),
-    "dhclient": ("dhclient", "-4", "-d", "-v"),
+    "dhclient": ("dhclient", "-4", "-d", "-v", "--no-pid"),  # its file is that of another card's dhclient
 }
 """Command lines that stay in the foreground; the device's name comes last."""
 END_TIMEOUT = 2.0

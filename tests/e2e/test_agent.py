@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -27,20 +27,28 @@ SIZE = 50_000_000
 BEFORE = "nameserver 192.0.2.53\n"
 """The guest's resolv.conf without a lease."""
 
+OWN_ETC = """
+    mkdir "$0" && cp -a /etc/dhcp /etc/alternatives "$0" && touch "$0/fstab"
+    mount --bind "$0" /etc
+    mount -t tmpfs none /var/lib/dhcp
+    exec "$@"
+"""
+"""Run what follows on a copy of what dhclient's script reads and writes, in place of the machine's."""
+
 _macs = (f"5a:94:ef:e4:0e:{number:02x}" for number in itertools.count(1))
 
 
 class AgentGuest:
     """A namespace with an agent that configures it."""
 
-    def __init__(self, service: Service, directory: Path, url: str) -> None:
+    def __init__(self, service: Service, directory: Path, url: str, *options: str, wrapper: Sequence[str] = ()) -> None:
         self.namespace = Namespace("agent")
         self.resolv_conf = directory / "resolv.conf"
         self.resolv_conf.write_text(BEFORE)
         self.log = directory / "log"
         self.mac = next(_macs)
-        argv = [sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name]
-        argv += ["--mac", self.mac, "--resolv-conf", str(self.resolv_conf)]
+        argv = [*wrapper, sys.executable, "-m", "agent", "--connect", url, "--netns", self.namespace.name]
+        argv += ["--mac", self.mac, "--resolv-conf", str(self.resolv_conf), *options]
         with self.log.open("wb") as log:
             self.agent = subprocess.Popen(service.host.command(argv), stdin=subprocess.DEVNULL, stderr=log)
 
@@ -90,6 +98,25 @@ def test_the_name_servers_of_before_come_back_when_the_agent_ends(service: Servi
         guest.wait_for_lease()
         assert guest.resolv_conf.read_text() != BEFORE
     assert guest.resolv_conf.read_text() == BEFORE
+
+
+def test_the_agent_leaves_it_to_dhclient_if_told(service: Service, tmp_path: Path) -> None:
+    etc = tmp_path / "etc"
+    wrapper = ("unshare", "-m", "sh", "-ec", OWN_ETC, str(etc))
+    options = ("--dhcp", "dhclient")
+    with contextlib.closing(AgentGuest(service, tmp_path, service.unix_url, *options, wrapper=wrapper)) as guest:
+        bound = wait_for(lambda: re.search(r"bound to ([\d.]+)", guest.log.read_text()), 20, "a lease")
+        shown = guest.namespace.run("ip", "addr", "show", "tap0").stdout
+        assert f"inet {bound[1]}/24 brd 192.168.127.255" in shown
+        assert f"default via {GATEWAY} dev tap0" in guest.namespace.run("ip", "route").stdout
+        names = (etc / "resolv.conf").read_text().splitlines()
+        assert {f"nameserver {GATEWAY}", "search lab.test. example.test."} <= set(names)
+        assert guest.resolv_conf.read_text() == BEFORE
+        assert guest.pings(HOST)
+        assert guest.namespace.pids()
+        guest.agent.send_signal(signal.SIGTERM)
+        assert guest.agent.wait(5) == 0, guest.log.read_text()
+        assert guest.namespace.pids() == [], "dhclient ends with the agent"
 
 
 def test_the_agent_comes_back_by_http_when_the_service_does_and_keeps_its_address(tmp_path: Path) -> None:
