@@ -1,7 +1,7 @@
 # make install   .venv with Moorage in it, and nothing else
 # make run       the service in the foreground; ARGS="..." are moorage serve's
 # make test      everything: Debian packages (as root), lint, types, tests
-# make asan      the datapath's tests and a hostile guest, every memory access checked; FUZZ_SECONDS=10
+# make asan      the datapath's tests, a hostile guest and a hostile worker, every memory access checked; FUZZ_SECONDS=10
 # make bench     Moorage beside passt, libslirp and the least that is possible (20 minutes)
 # make lint, types, check (both), format
 

@@ -119,6 +119,17 @@ class Sender(Worker):
     def refer(self, offset: int, size: int, position: int = 0) -> None:
         self.sock.send(b"".join(value.to_bytes(4, "big") for value in (offset, size, position)))
 
+    def fill_link(self, message: bytes) -> int:
+        """Send it by the ring until the link, which nobody reads, is full; how often."""
+        self.lane.put(0, batch(message))
+        self.port.reading = False
+        sent = 0
+        while not self.port.counter("link.blocked"):
+            self.refer(0, len(batch(message)))
+            sent += 1
+            self.port.turn()
+        return sent
+
     def message(self, to: Port, payload: bytes) -> bytes:
         """A long message of this VM."""
         packet = tcp(to, to, payload)

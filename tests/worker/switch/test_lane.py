@@ -226,13 +226,7 @@ def test_what_was_looked_at_leaves_as_it_was_looked_at() -> None:
         worker = Sender(one)
         worker.offer_lane()
         message = worker.message(one, os.urandom(60_000))
-        one.reading = False
-        sent = 0
-        while not one.counter("link.blocked"):
-            worker.lane.put(0, batch(message))
-            worker.refer(0, len(batch(message)))
-            sent += 1
-            one.turn()
+        sent = worker.fill_link(message)
         worker.lane.put(0, bytes(4 + HEAD))
         one.reading = True
         network.run_until(lambda: len(one.delivered) == sent * len(vnet.frames(message)))
@@ -246,13 +240,7 @@ def test_what_waits_for_the_link_outlives(gone: str) -> None:
         worker = Sender(one)
         worker.offer_lane()
         message = worker.message(one, os.urandom(60_000))
-        worker.lane.put(0, batch(message))
-        one.reading = False
-        sent = 0
-        while not one.counter("link.blocked"):
-            worker.refer(0, len(batch(message)))
-            sent += 1
-            one.turn()
+        sent = worker.fill_link(message)
         if gone == "the peer":
             one.engine.remove_peer(99)
         elif gone == "its socket":
@@ -272,13 +260,7 @@ def test_what_waits_for_the_link_leaves_before_the_engine_ends() -> None:
         worker = Sender(one)
         worker.offer_lane()
         message = worker.message(one, os.urandom(60_000))
-        worker.lane.put(0, batch(message))
-        one.reading = False
-        sent = 0
-        while not one.counter("link.blocked"):
-            worker.refer(0, len(batch(message)))
-            sent += 1
-            one.turn()
+        sent = worker.fill_link(message)
         one.read()
         one.engine.close()
         one.read()
